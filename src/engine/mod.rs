@@ -1,0 +1,1 @@
+//! A whole project at work.

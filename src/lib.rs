@@ -1,0 +1,30 @@
+//! trucker picks up data changes from a Postgres logical replication slot, runs the user's SQL over
+//! them on the source, and writes the rows to another datastore, exactly once.
+//!
+//! The modules, in reading order; each knows only those above it (`tests/tidy.rs` checks that):
+//!
+//! * [`change`]: the model: LSNs, relations, tuples, changes. Pure.
+//! * [`checkpoint`]: what has been loaded, what a slot may be told. Pure arithmetic.
+//! * [`config`]: what the user wrote, and what the program may rely on.
+//! * [`postgres`]: connections, the catalog, names and values as Postgres writes them.
+//! * [`source`]: publication, slot, snapshot and the replication stream.
+//! * [`transform`]: the user's SQL files, as one statement over a batch of changes.
+//! * [`sink`]: rows and checkpoint into the output, in one transaction.
+//! * [`pipeline`]: one pipeline: backfill, batches, its own troubles.
+//! * [`engine`]: a whole project: the only place where all of these meet.
+//! * [`observe`]: logs.
+//! * [`sandbox`]: throwaway Postgres servers for the demo and the tests.
+//! * [`cli`]: the commands.
+
+pub mod change;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod observe;
+pub mod pipeline;
+pub mod postgres;
+pub mod sandbox;
+pub mod sink;
+pub mod source;
+pub mod transform;
