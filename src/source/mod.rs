@@ -1,1 +1,4 @@
-//! Sources.
+//! Sources: publication, slot, snapshot and the replication stream. Knows nothing of SQL files or outputs;
+//! is told which LSN to confirm.
+
+pub mod pgoutput;
