@@ -1,0 +1,10 @@
+//! Postgres as an output: rows and checkpoint commit in one transaction.
+
+pub mod checkpoint;
+pub mod copy;
+mod error;
+mod statement;
+mod writer;
+
+pub use error::SinkError;
+pub use writer::Writer;
