@@ -3,11 +3,13 @@
 
 mod connect;
 mod error;
+mod raw;
 mod settings;
 mod socket;
 mod tls;
 
 pub use connect::{Session, connect};
 pub use error::{ConnectError, ServerError, describe, is_transient, message_without_values};
+pub use raw::{BackendMessage, MessageReader, RawConnection, RawError, RawRow};
 pub use settings::Purpose;
 pub use socket::Wire;
