@@ -4,6 +4,7 @@
 mod connection;
 mod project;
 mod secret;
+pub mod template;
 
 pub use connection::{ClickhouseConnection, Connection, PostgresConnection, RootCertificates, SslMode};
 pub use project::{
