@@ -2,3 +2,4 @@
 //! is told which LSN to confirm.
 
 pub mod pgoutput;
+pub mod stream;
