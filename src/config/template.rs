@@ -44,6 +44,11 @@ pub struct Place {
 }
 
 impl Rendered {
+    /// A text that no template made: every place is its own.
+    pub fn verbatim(text: String) -> Self {
+        Rendered { text, anchors: Vec::new() }
+    }
+
     /// The line of the template that this line of the text starts in. Both count from 1.
     pub fn template_line(&self, rendered_line: usize) -> usize {
         self.template_place(Place { line: rendered_line, column: 1 }).line

@@ -1,8 +1,11 @@
 //! The driver layer: connections with TLS and settings that keep values what they are, and what servers' errors
 //! mean. Knows nothing of slots, pipelines or sinks.
 
+pub mod array;
+pub mod catalog;
 mod connect;
-mod error;
+pub mod error;
+pub mod ident;
 mod raw;
 mod settings;
 mod socket;

@@ -86,7 +86,7 @@ impl RenderedFile {
         let Scanned { references, end, .. } = scan(&text);
         RenderedFile {
             file,
-            rendered: Rendered { text, ..Rendered::default() },
+            rendered: Rendered::verbatim(text),
             references,
             end,
             second_statement: None,

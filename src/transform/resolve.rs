@@ -1,22 +1,13 @@
 //! Values that an update left out because they are stored out of line and did not change (TOAST). Where `old` has
-//! the value (REPLICA IDENTITY FULL) it is taken from there; where SQL or the output needs it and nothing has it,
+//! the value (REPLICA IDENTITY FULL) the source has filled it in already; where SQL or the output needs it and nothing has it,
 //! it is read from the source by the row's identity. It is never NULL.
 
 use tokio_postgres::{Client, Row};
 
 use super::chain::{InputTable, Param, Side};
-use crate::change::{Cell, Change, Relation, Tuple, TupleBuilder};
+use crate::change::{Cell, Change, Relation, TupleBuilder};
 use crate::postgres::array::ArrayText;
 use crate::postgres::ident::quote_ident;
-
-/// Fills what `old` knows into `new`. Pure.
-pub fn fill_from_old(new: Tuple, old: &Tuple) -> Tuple {
-    if !new.has_unchanged() {
-        return new;
-    }
-    let cells = new.cells().zip(old.cells());
-    cells.map(|(cell, old)| if cell == Cell::Unchanged { old } else { cell }).collect()
-}
 
 /// Whether a query with these parameters needs a value of this change that wasn't sent.
 pub fn needs(params: &[Param], change: &Change) -> bool {
@@ -117,17 +108,4 @@ fn complete(change: &Change, missing: &[usize], row: &Row) -> Change {
         }
     }
     Change { new: Some(tuple.build()), ..change.clone() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unchanged_value_is_taken_from_the_old_row() {
-        let new: Tuple = [Cell::Text(b"1"), Cell::Unchanged, Cell::Null].into_iter().collect();
-        let old: Tuple = [Cell::Text(b"0"), Cell::Text(b"big"), Cell::Text(b"x")].into_iter().collect();
-        let filled = fill_from_old(new, &old);
-        assert_eq!(filled.cells().collect::<Vec<_>>(), [Cell::Text(b"1"), Cell::Text(b"big"), Cell::Null]);
-    }
 }

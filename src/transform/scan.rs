@@ -191,7 +191,8 @@ impl Iterator for Tokens<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let start = self.at;
-            let token = match *self.rest() {
+            let text = self.text;
+            let token = match &text.as_bytes()[start..] {
                 [] => return None,
                 [b'-', b'-', ..] => {
                     self.skip_past(start, "\n");
@@ -211,13 +212,13 @@ impl Iterator for Tokens<'_> {
                     self.at += self.rest().iter().take_while(|b| is_name_byte(**b)).count();
                     Token::Number
                 }
-                [b, ..] if is_name_byte(b) && b != b'$' => self.word(),
+                [b, ..] if is_name_byte(*b) && *b != b'$' => self.word(),
                 [b, ..] => {
                     self.at += 1;
                     if b.is_ascii_whitespace() {
                         continue;
                     }
-                    Token::Symbol(b)
+                    Token::Symbol(*b)
                 }
             };
             return Some((token, start..self.at));

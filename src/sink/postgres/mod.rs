@@ -7,4 +7,5 @@ mod statement;
 mod writer;
 
 pub use error::SinkError;
-pub use writer::Writer;
+pub use statement::Target;
+pub use writer::{LoadColumn, Writer, load_columns};
