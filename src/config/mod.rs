@@ -2,7 +2,11 @@
 //! on. Connects to nothing.
 
 mod connection;
+mod diagnostic;
+mod marker;
+mod mask;
 mod project;
+mod scan;
 mod secret;
 pub mod template;
 

@@ -1,0 +1,209 @@
+//! What is wrong with a project's files, and how that looks on a terminal. Never holds a secret: the text
+//! of a diagnostic is masked before anybody sees it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::mask::SecretMask;
+use super::template::Place;
+
+/// Whether the project may be used all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// No.
+    Error,
+    /// Yes, but it probably isn't what was meant.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        })
+    }
+}
+
+/// One problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file or folder.
+    pub file: PathBuf,
+    /// Line, counted from 1.
+    pub line: Option<usize>,
+    /// Column in characters, counted from 1.
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// The line of the file.
+    pub excerpt: Option<String>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    pub(super) fn error(file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
+        Diagnostic {
+            severity: Severity::Error,
+            file: file.into(),
+            line: None,
+            column: None,
+            message: message.into(),
+            excerpt: None,
+            help: None,
+        }
+    }
+
+    pub(super) fn warning(file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(file, message) }
+    }
+
+    pub(super) fn at(mut self, place: Place, excerpt: Option<String>) -> Diagnostic {
+        self.line = Some(place.line);
+        self.column = Some(place.column);
+        self.excerpt = excerpt;
+        self
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Diagnostic {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(super) fn maybe_help(mut self, help: Option<String>) -> Diagnostic {
+        self.help = help;
+        self
+    }
+
+    fn masked(mut self, mask: &SecretMask) -> Diagnostic {
+        let masked = |text: String| mask.mask(&text).into_owned();
+        self.message = masked(self.message);
+        self.excerpt = self.excerpt.map(masked);
+        self.help = self.help.map(masked);
+        self
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.severity, printable(&self.message))?;
+        let margin = self.line.map_or(1, |line| line.to_string().len());
+        write!(f, "\n{:margin$}--> {}", "", printable(&self.file.display().to_string()))?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}:{}", self.column.unwrap_or(1))?;
+            if let Some(excerpt) = &self.excerpt {
+                let (excerpt, caret) = window(excerpt, self.column.unwrap_or(1));
+                write!(f, "\n{:margin$} |\n{line} | {excerpt}\n{:margin$} | {:caret$}^", "", "", "")?;
+            }
+        }
+        if let Some(help) = &self.help {
+            let mut lines = help.lines();
+            write!(f, "\n{:margin$} = help: {}", "", printable(lines.next().unwrap_or_default()))?;
+            for line in lines {
+                write!(f, "\n{:margin$}         {}", "", printable(line))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How much of a long line is shown, in characters.
+const WINDOW: usize = 100;
+
+/// The part of a line around a column, and how far into it the column lies.
+fn window(line: &str, column: usize) -> (String, usize) {
+    let chars: Vec<char> = line.trim_end().chars().map(|c| if c == '\t' { ' ' } else { c }).collect();
+    let caret = column.saturating_sub(1).min(chars.len());
+    if chars.len() <= WINDOW {
+        return (printable(&chars.iter().collect::<String>()), caret);
+    }
+    let start = caret.saturating_sub(WINDOW / 2).min(chars.len() - WINDOW);
+    let end = start + WINDOW;
+    let (before, after) = (if start > 0 { "…" } else { "" }, if end < chars.len() { "…" } else { "" });
+    let shown: String = chars[start..end].iter().collect();
+    (format!("{before}{}{after}", printable(&shown)), caret - start + before.chars().count())
+}
+
+/// Control characters could move the terminal's cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+/// All problems that were found, in the order of files and lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diagnostics(Vec<Diagnostic>);
+
+impl Diagnostics {
+    pub(super) fn new(diagnostics: Vec<Diagnostic>, mask: &SecretMask) -> Diagnostics {
+        Diagnostics(diagnostics.into_iter().map(|diagnostic| diagnostic.masked(mask)).collect())
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> IntoIterator for &'a Diagnostics {
+    type Item = &'a Diagnostic;
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, diagnostic) in self.0.iter().enumerate() {
+            let gap = if i == 0 { "" } else { "\n\n" };
+            write!(f, "{gap}{diagnostic}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_reads_as_the_compilers_do() {
+        let plain = Diagnostic::error("shop", "it has no trucker.yml").help("create it\n  name: shop");
+        assert_eq!(
+            plain.to_string(),
+            "error: it has no trucker.yml\n --> shop\n  = help: create it\n            name: shop"
+        );
+        let placed = Diagnostic::warning("a.yml", "odd\u{1b}[2J")
+            .at(Place { line: 12, column: 3 }, Some("\t x: 1".to_owned()));
+        assert_eq!(
+            placed.to_string(),
+            "warning: odd\u{FFFD}[2J\n  --> a.yml:12:3\n   |\n12 |   x: 1\n   |   ^"
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_shown_around_its_column() {
+        let line = format!("{}x{}", "a".repeat(300), "b".repeat(300));
+        let (shown, caret) = window(&line, 301);
+        assert_eq!(shown.chars().nth(caret), Some('x'));
+        assert_eq!(shown.chars().count(), WINDOW + 2);
+        assert_eq!(window(&line, 601).0.chars().count(), WINDOW + 1);
+        assert_eq!(window("ab", 99), ("ab".to_owned(), 2));
+    }
+}

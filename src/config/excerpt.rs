@@ -1,0 +1,188 @@
+//! The lines of a file as they may be shown: what stands behind a key that sounds secret is hidden. Works on
+//! lines, not on what they mean, since the file may be one that nobody can parse; in doubt it hides more.
+
+/// Each line of the text with literal secrets replaced by `***`. Nothing before a secret moves, so columns
+/// still point where they did.
+pub(super) fn shown_lines(text: &str) -> Vec<String> {
+    let mut hiding = Hiding::No;
+    text.lines().map(|line| show(line, &mut hiding)).collect()
+}
+
+/// Whether a line goes on with a value that began before.
+enum Hiding {
+    No,
+    /// All lines indented deeper than this.
+    Deeper(usize),
+    /// The next line that isn't blank, and all deeper ones.
+    Next(usize),
+    /// All up to the end of a PEM block.
+    Pem,
+}
+
+fn show(line: &str, hiding: &mut Hiding) -> String {
+    let indent = line.len() - line.trim_start().len();
+    let goes_on = match *hiding {
+        Hiding::No => false,
+        Hiding::Pem => true,
+        Hiding::Deeper(column) => line.trim().is_empty() || indent > column,
+        Hiding::Next(column) => {
+            let is_value = !line.trim().is_empty() && (indent > column || !begins_with_key(line));
+            if is_value {
+                *hiding = Hiding::Deeper(column);
+            }
+            is_value || line.trim().is_empty()
+        }
+    };
+    if line.contains("-----BEGIN") {
+        *hiding = Hiding::Pem;
+    } else if line.contains("-----END") {
+        *hiding = Hiding::No;
+    }
+    if goes_on || matches!(hiding, Hiding::Pem) {
+        return hide(line, indent);
+    }
+    *hiding = Hiding::No;
+    show_keys(line, hiding)
+}
+
+/// Hides what follows the line's secret keys.
+fn show_keys(line: &str, hiding: &mut Hiding) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut from = 0;
+    while let Some((key_start, value_start)) = find_secret_key(line, from) {
+        shown.push_str(&line[from..value_start]);
+        let value = &line[value_start..];
+        let first_key = line.len() - line.trim_start_matches([' ', '\t', '-']).len();
+        let is_first = key_start <= first_key + 1;
+        let end = if is_first { value.len() } else { flow_value_end(value) };
+        shown.push_str(&hide_value(&value[..end]));
+        if value_start + end == line.len() {
+            let begun = value.trim().trim_end_matches(['-', '+', '0', '1', '2', '3', '4']);
+            let is_open = matches!(begun, "" | "|" | ">" | "\"" | "'");
+            *hiding = if is_open { Hiding::Next(first_key) } else { Hiding::Deeper(first_key) };
+        }
+        from = value_start + end;
+    }
+    shown.push_str(&line[from..]);
+    shown
+}
+
+/// Where the next key that sounds secret starts, and where what follows its colon does.
+fn find_secret_key(line: &str, from: usize) -> Option<(usize, usize)> {
+    let mut at = from;
+    while let Some(found) = line[at..].find(':') {
+        let colon = at + found;
+        let before = line[from..colon].trim_end().trim_end_matches(['"', '\'']);
+        let name_len = before.chars().rev().take_while(|c| c.is_alphanumeric() || *c == '_').count();
+        let name_start =
+            before.char_indices().rev().take(name_len).last().map_or(before.len(), |(i, _)| i);
+        if sounds_secret(&before[name_start..]) {
+            return Some((from + name_start, colon + 1));
+        }
+        at = colon + 1;
+    }
+    None
+}
+
+/// Whether a key of that name may hold a secret. One that ends in `_path` holds a path.
+pub(super) fn sounds_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    let words = ["pass", "pwd", "secret", "token", "key_", "_key", "apikey", "credential"];
+    !key.ends_with("_path") && words.iter().any(|word| key.contains(word))
+}
+
+/// Where the value of a key inside `{…}` ends: a quoted one that is properly followed by the next key or the
+/// end, at its quote; any other at the line's end.
+fn flow_value_end(value: &str) -> usize {
+    let start = value.len() - value.trim_start().len();
+    let bytes = value.as_bytes();
+    let Some(&quote @ (b'"' | b'\'')) = bytes.get(start) else { return value.len() };
+    let mut i = start + 1;
+    while i < bytes.len() && bytes[i] != quote {
+        i += if quote == b'"' && bytes[i] == b'\\' { 2 } else { 1 };
+    }
+    let Some(rest) = value.get(i + 1..) else { return value.len() };
+    let rest = rest.trim_start_matches(['}', ']', ' ']);
+    let is_proper = match rest.strip_prefix(',') {
+        Some(next) => next.trim().is_empty() || begins_with_key(next),
+        None => rest.is_empty(),
+    };
+    if is_proper { i + 1 } else { value.len() }
+}
+
+/// Whether a line begins with `key:`, perhaps behind brackets and dashes.
+fn begins_with_key(line: &str) -> bool {
+    let line = line.trim_start_matches([' ', '\t', '-', '{', '[', '"', '\'']);
+    let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(line.len());
+    end > 0 && line[end..].trim_start_matches(['"', '\'']).trim_start().starts_with(':')
+}
+
+/// `***`, unless the value is nothing but a variable's name.
+fn hide_value(value: &str) -> String {
+    let trimmed = value.trim().trim_end_matches(',');
+    let is_block = matches!(trimmed, "" | "|" | ">" | "|-" | ">-" | "|+" | ">+" | "[" | "{");
+    if is_block || is_variable(trimmed.trim_matches(['"', '\''])) {
+        return value.to_owned();
+    }
+    hide(value, value.len() - value.trim_start().len())
+}
+
+fn hide(line: &str, indent: usize) -> String {
+    if line.trim().is_empty() { line.to_owned() } else { format!("{}***", &line[..indent]) }
+}
+
+/// Whether the text is `{{ env("NAME") }}`.
+fn is_variable(text: &str) -> bool {
+    let inside = text.strip_prefix("{{").and_then(|text| text.strip_suffix("}}"));
+    let argument = inside.and_then(|inside| inside.trim().strip_prefix("env("));
+    let argument = argument.and_then(|argument| argument.strip_suffix(')'));
+    argument.is_some_and(|argument| {
+        let name = argument.trim().trim_matches(['"', '\'']);
+        name.len() + 2 == argument.trim().len() && name.chars().all(|c| c.is_alphanumeric() || c == '_')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_stands_behind_a_secret_key_is_hidden() {
+        let cases = [
+            ("host: a.example", "host: a.example"),
+            ("pass: hunter2", "pass: ***"),
+            ("  - pass: hunter2 # my dog", "  - pass: ***"),
+            ("    \"replica_pass\": \"hunter2\",", "    \"replica_pass\": ***"),
+            ("{name: a, pass: 'hunter2', host: b}", "{name: a, pass: ***, host: b}"),
+            (r#"{"pass": "hu\"nt,er2", "host": "b"}"#, r#"{"pass": ***, "host": "b"}"#),
+            ("{name: a, pass: 'hunt', er2', host: b}", "{name: a, pass: ***"),
+            ("{name: a, pass: hunter2, host: b}", "{name: a, pass: ***"),
+            ("pass_path: /run/secrets/x", "pass_path: /run/secrets/x"),
+            ("pass: {{ env(\"P\") }}", "pass: {{ env(\"P\") }}"),
+            ("pass: \"{{ env('P') }}\"", "pass: \"{{ env('P') }}\""),
+            ("pass: {{ env(\"P\", \"hunter2\") }}", "pass: ***"),
+            ("pass: {{ env(hunter2) }}", "pass: ***"),
+            ("pass: |\n  hunter2\n\n  hunter2\nhost: a", "pass: |\n  ***\n\n  ***\nhost: a"),
+            ("- pass:\n    hunter2\n  host: a", "- pass:\n    ***\n  host: a"),
+            ("pass:\nhunter2\nhost: a", "pass:\n***\nhost: a"),
+            ("pass:\nhost: a", "pass:\nhost: a"),
+            ("pass: \"a\n  hunter2\"\nhost: a", "pass: ***\n  ***\nhost: a"),
+            ("x: |\n-----BEGIN KEY-----\nhunter2\n-----END KEY-----\ny: a", "x: |\n***\n***\n***\ny: a"),
+            ("api_token : hunter2", "api_token : ***"),
+            ("PassWord: hunter2", "PassWord: ***"),
+            ("päss: 1, pass: hunter2", "päss: 1, pass: ***"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(shown_lines(text).join("\n"), expected, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_may_stand_in_a_file(text in "[pas:\"'\\\\{}|> \n\té,-]{0,60}") {
+            prop_assert_eq!(shown_lines(&text).len(), text.lines().count());
+        }
+    }
+}
