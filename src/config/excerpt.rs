@@ -74,8 +74,7 @@ fn find_secret_key(line: &str, from: usize) -> Option<(usize, usize)> {
         let colon = at + found;
         let before = line[from..colon].trim_end().trim_end_matches(['"', '\'']);
         let name_len = before.chars().rev().take_while(|c| c.is_alphanumeric() || *c == '_').count();
-        let name_start =
-            before.char_indices().rev().take(name_len).last().map_or(before.len(), |(i, _)| i);
+        let name_start = before.char_indices().rev().take(name_len).last().map_or(before.len(), |(i, _)| i);
         if sounds_secret(&before[name_start..]) {
             return Some((from + name_start, colon + 1));
         }

@@ -1,6 +1,6 @@
 //! Reads maps, lists and scalars of a configuration file, and says what is wrong with them.
 
-use super::nearest::did_you_mean;
+use super::nearest::{did_you_mean, known};
 use super::report::Report;
 use super::source_file::SourceFile;
 use super::template::Place;
@@ -113,11 +113,7 @@ impl<'a> Reader<'a> {
         if chosen.is_none() {
             let message = format!("{what} cannot be {}", scalar.shown());
             let names = choices.iter().map(|(name, _)| *name);
-            let help = if scalar.is_literal() {
-                did_you_mean(&scalar.text, names)
-            } else {
-                did_you_mean("", names)
-            };
+            let help = if scalar.is_literal() { did_you_mean(&scalar.text, names) } else { known(names) };
             self.error_with(node.place, message, help);
         }
         chosen.map(|(_, value)| *value)

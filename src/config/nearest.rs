@@ -23,9 +23,14 @@ pub(super) fn did_you_mean<'n>(word: &str, names: impl IntoIterator<Item = &'n s
     let names: Vec<&str> = names.into_iter().collect();
     match nearest(word, names.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
-        None if names.is_empty() => "there is none".to_owned(),
-        None => format!("known are {}", list(&names)),
+        None => known(names),
     }
+}
+
+/// The sentence that lists all names.
+pub(super) fn known<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    if names.is_empty() { "there is none".to_owned() } else { format!("known are {}", list(&names)) }
 }
 
 /// `a`, `b` and `c`

@@ -5,8 +5,10 @@
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::diagnostic::Diagnostic;
+use super::excerpt::sounds_secret;
 use super::expression::Expanded;
 use super::report::Report;
+use super::settings::may_be_path;
 use super::source_file::SourceFile;
 use super::template::Place;
 
@@ -92,7 +94,9 @@ impl Tree<'_> {
                 }
             }
             Event::Alias(_) => return Err(self.refuse_anchor(place)),
-            Event::Scalar(_, _, anchor, _) | Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _)
+            Event::Scalar(_, _, anchor, _)
+            | Event::SequenceStart(anchor, _)
+            | Event::MappingStart(anchor, _)
                 if anchor > 0 =>
             {
                 return Err(self.refuse_anchor(place));
@@ -100,7 +104,11 @@ impl Tree<'_> {
             Event::Scalar(_, _, _, Some(_))
             | Event::SequenceStart(_, Some(_))
             | Event::MappingStart(_, Some(_)) => {
-                return Err(self.refuse(place, "YAML tags (`!…`) are not read", "quote a value that begins with `!`"));
+                return Err(self.refuse(
+                    place,
+                    "YAML tags (`!…`) are not read",
+                    "quote a value that begins with `!`",
+                ));
             }
             Event::Scalar(text, style, _, _) => return self.add_scalar(place, &text, style),
             Event::SequenceStart(..) => self.open(place, Open::List(place, Vec::new()))?,
@@ -128,12 +136,20 @@ impl Tree<'_> {
 
     fn refuse_anchor(&self, place: Place) -> Diagnostic {
         let message = "YAML anchors and aliases (`&…`, `*…`) are not read";
-        self.refuse(place, message, "use `{% set x = … %}` and `{{ x }}`; quote a value that begins with `&` or `*`")
+        self.refuse(
+            place,
+            message,
+            "use `{% set x = … %}` and `{{ x }}`; quote a value that begins with `&` or `*`",
+        )
     }
 
     fn open(&mut self, place: Place, open: Open) -> Result<(), Diagnostic> {
         if let Some(Open::Map(_, _, None)) = self.open.last() {
-            return Err(self.refuse(place, "a key must be a name", "quote a value that begins with `{` or `[`"));
+            return Err(self.refuse(
+                place,
+                "a key must be a name",
+                "quote a value that begins with `{` or `[`",
+            ));
         }
         if self.open.len() == DEPTH_MAX {
             return Err(self.refuse(place, "this is nested too deeply", "no configuration needs this"));
@@ -149,7 +165,8 @@ impl Tree<'_> {
                 return Err(self.refuse(place, message, "use `{% if … %}` around whole lines"));
             }
             if let Some((first, _)) = entries.iter().find(|(first, _)| first.name == text) {
-                let message = format!("the key `{text}` stands here twice; first in line {}", first.place.line);
+                let message =
+                    format!("the key `{text}` stands here twice; first in line {}", first.place.line);
                 self.report.add(self.file.error(Some(place), message));
             }
             *key = Some(Key { name: text.to_owned(), place });
@@ -162,7 +179,8 @@ impl Tree<'_> {
                 self.report.add(self.file.error(Some(place), message).help(help));
             }
             Kind::Unknown
-        } else if is_plain && filled.values.is_empty() && matches!(text, "" | "~" | "null" | "Null" | "NULL") {
+        } else if is_plain && filled.values.is_empty() && matches!(text, "" | "~" | "null" | "Null" | "NULL")
+        {
             Kind::Null
         } else {
             Kind::Scalar(Scalar { text: filled.text, values: filled.values })
@@ -175,7 +193,16 @@ impl Tree<'_> {
         match self.open.last_mut() {
             None => self.root = Some(node),
             Some(Open::List(_, items)) => items.push(node),
-            Some(Open::Map(_, entries, key)) => entries.extend(key.take().map(|key| (key, node))),
+            Some(Open::Map(_, entries, key)) => {
+                let Some(key) = key.take() else { return };
+                if let Kind::Scalar(scalar) = &node.kind
+                    && is_secret(&key.name, &scalar.text)
+                {
+                    self.report.add_secret(scalar.text.clone());
+                    scalar.values.iter().for_each(|value| self.report.add_secret(value.clone()));
+                }
+                entries.push((key, node));
+            }
         }
     }
 
@@ -184,8 +211,16 @@ impl Tree<'_> {
         let at = Place { line: mark.line().max(1), column: mark.col() + 1 };
         let place = self.expanded.rendered.template_place(at);
         let (message, help) = in_plain_words(error.info());
-        self.file.error(Some(place), format!("this is no valid YAML: {message}")).maybe_help(help.map(str::to_owned))
+        self.file
+            .error(Some(place), format!("this is no valid YAML: {message}"))
+            .maybe_help(help.map(str::to_owned))
     }
+}
+
+/// Whether to hide the value wherever it comes up, even if the key turns out to be unknown. `ssl_key` may
+/// name a file.
+fn is_secret(key: &str, value: &str) -> bool {
+    sounds_secret(key) && !(key == "ssl_key" && !value.contains("-----BEGIN") && may_be_path(value))
 }
 
 /// What usually is behind a parser's message. The parser may quote a character of the file: that is dropped,
@@ -197,9 +232,15 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
     } else if has("tab") && !has("directive") {
         (info, Some("indent with spaces"))
     } else if has("mapping values are not allowed") {
-        ("a `: ` stands where no key can be", Some("put a value that holds `: ` in quotes; check the indentation"))
+        (
+            "a `: ` stands where no key can be",
+            Some("put a value that holds `: ` in quotes; check the indentation"),
+        )
     } else if has("simple key expect") {
-        ("here a key and `:` should stand", Some("check the indentation, and that a `:` and a space follow the key"))
+        (
+            "here a key and `:` should stand",
+            Some("check the indentation, and that a `:` and a space follow the key"),
+        )
     } else if has("trailing content after double-quoted") {
         let help = "a value that has double quotes inside goes in single ones: table: '\"Odd Name\"'";
         ("something follows the closing quote", Some(help))
