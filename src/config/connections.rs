@@ -10,7 +10,8 @@ use super::yaml::{Kind, Node};
 #[derive(Debug, Default)]
 pub(super) struct ProjectFile {
     pub(super) name: Option<String>,
-    pub(super) connections: Vec<Declared>,
+    /// None if it isn't even known which there are.
+    pub(super) connections: Option<Vec<Declared>>,
 }
 
 /// An entry of `connections`, good or not: pipelines may name one that has something wrong.
@@ -58,36 +59,39 @@ const CLICKHOUSE_KEYS: [&str; 7] = ["name", "adapter", "host", "port", "database
 pub(super) fn read_project_file(reader: Reader<'_>, root: &Node) -> Option<ProjectFile> {
     let fields = reader.map(root, "trucker.yml", &["name", "connections"])?;
     let name = fields.get("name").and_then(|node| read_project_name(reader, node));
-    let nodes: &[Node] = match fields.get("connections").map(|node| (node, &node.kind)) {
+    Some(ProjectFile { name, connections: read_connections(reader, root, fields.get("connections")) })
+}
+
+fn read_connections(reader: Reader<'_>, root: &Node, list: Option<&Node>) -> Option<Vec<Declared>> {
+    let nodes = match list.map(|node| (node, &node.kind)) {
         Some((_, Kind::List(nodes))) if !nodes.is_empty() => nodes,
-        Some((_, Kind::Unknown)) => &[],
-        Some((node, Kind::List(_))) => {
-            reader.error(node.place, "`connections` is an empty list");
-            &[]
-        }
-        Some((node, _)) => {
-            reader.error_with(node.place, "`connections` must be a list", CONNECTION_EXAMPLE);
-            &[]
+        Some((_, Kind::Unknown)) => return None,
+        Some((node, kind)) => {
+            let problem = if matches!(kind, Kind::List(_)) { "is an empty list" } else { "must be a list" };
+            reader.error_with(node.place, format!("`connections` {problem}"), CONNECTION_EXAMPLE);
+            return None;
         }
         None => {
             reader.error_with(root.place, "trucker.yml has no `connections`", CONNECTION_EXAMPLE);
-            &[]
+            return None;
         }
     };
     let mut connections: Vec<Declared> = Vec::new();
+    let mut is_complete = true;
     for (i, node) in nodes.iter().enumerate() {
-        let Some(declared) = read_connection(reader, node, i) else { continue };
+        let Some(declared) = read_connection(reader, node, i) else {
+            is_complete = false;
+            continue;
+        };
         if let Some(first) = connections.iter().find(|other| other.name == declared.name) {
-            let message = format!(
-                "the name `{}` is taken by the connection in line {}",
-                declared.name, first.place.line
-            );
+            let (name, line) = (&declared.name, first.place.line);
+            let message = format!("the name `{name}` is taken by the connection in line {line}");
             reader.error(declared.place, message);
             continue;
         }
         connections.push(declared);
     }
-    Some(ProjectFile { name, connections })
+    is_complete.then_some(connections)
 }
 
 const CONNECTION_EXAMPLE: &str = "write one as\nconnections:\n  - name: shop_db\n    adapter: postgres\n    \
@@ -110,19 +114,19 @@ fn read_project_name(reader: Reader<'_>, node: &Node) -> Option<String> {
 fn read_connection(reader: Reader<'_>, node: &Node, index: usize) -> Option<Declared> {
     let unnamed = format!("connection number {}", index + 1);
     // Which keys there are depends on the adapter, which is one of them.
-    let quiet = match &node.kind {
+    let adapter = match &node.kind {
         Kind::Map(entries) => {
             entries.iter().find(|(key, _)| key.name == "adapter").map(|(_, node)| &node.kind)
         }
         _ => None,
     };
-    let is_clickhouse = matches!(quiet, Some(Kind::Scalar(scalar)) if scalar.text == "clickhouse");
+    let is_clickhouse = matches!(adapter, Some(Kind::Scalar(scalar)) if scalar.text == "clickhouse");
     let keys: &[&str] = if is_clickhouse { &CLICKHOUSE_KEYS } else { &POSTGRES_KEYS };
     let paths: Vec<String> = keys.iter().map(|key| format!("{key}_path")).collect();
     let known: Vec<&str> = keys.iter().copied().chain(paths.iter().map(String::as_str)).collect();
     let named = match &node.kind {
         Kind::Map(entries) => entries.iter().find_map(|(key, node)| match &node.kind {
-            Kind::Scalar(scalar) if key.name == "name" && scalar.is_literal() => Some(&scalar.text),
+            Kind::Scalar(scalar) if key.name == "name" => Some(&scalar.text),
             _ => None,
         }),
         _ => None,

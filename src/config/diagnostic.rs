@@ -42,6 +42,8 @@ pub struct Diagnostic {
     pub excerpt: Option<String>,
     /// What to do.
     pub help: Option<String>,
+    /// The column in the excerpt, which is another where something before it is hidden.
+    caret: usize,
 }
 
 impl Diagnostic {
@@ -54,6 +56,7 @@ impl Diagnostic {
             message: message.into(),
             excerpt: None,
             help: None,
+            caret: 1,
         }
     }
 
@@ -61,10 +64,14 @@ impl Diagnostic {
         Diagnostic { severity: Severity::Warning, ..Diagnostic::error(file, message) }
     }
 
-    pub(super) fn at(mut self, place: Place, excerpt: Option<String>) -> Diagnostic {
+    /// Places it; the excerpt comes with the column that the place has in it.
+    pub(super) fn at(mut self, place: Place, excerpt: Option<(String, usize)>) -> Diagnostic {
         self.line = Some(place.line);
         self.column = Some(place.column);
-        self.excerpt = excerpt;
+        if let Some((excerpt, caret)) = excerpt {
+            self.excerpt = Some(excerpt);
+            self.caret = caret;
+        }
         self
     }
 
@@ -80,6 +87,11 @@ impl Diagnostic {
 
     fn masked(mut self, mask: &SecretMask) -> Diagnostic {
         let masked = |text: String| mask.mask(&text).into_owned();
+        if let Some(excerpt) = &self.excerpt {
+            let before: String = excerpt.chars().take(self.caret - 1).collect();
+            let beyond = (self.caret - 1).saturating_sub(before.chars().count());
+            self.caret = masked(before).chars().count() + beyond + 1;
+        }
         self.message = masked(self.message);
         self.excerpt = self.excerpt.map(masked);
         self.help = self.help.map(masked);
@@ -95,7 +107,7 @@ impl fmt::Display for Diagnostic {
         if let Some(line) = self.line {
             write!(f, ":{line}:{}", self.column.unwrap_or(1))?;
             if let Some(excerpt) = &self.excerpt {
-                let (excerpt, caret) = window(excerpt, self.column.unwrap_or(1));
+                let (excerpt, caret) = window(excerpt, self.caret);
                 write!(f, "\n{:margin$} |\n{line} | {excerpt}\n{:margin$} | {:caret$}^", "", "", "")?;
             }
         }
@@ -190,11 +202,20 @@ mod tests {
             "error: it has no trucker.yml\n --> shop\n  = help: create it\n            name: shop"
         );
         let placed = Diagnostic::warning("a.yml", "odd\u{1b}[2J")
-            .at(Place { line: 12, column: 3 }, Some("\t x: 1".to_owned()));
+            .at(Place { line: 12, column: 3 }, Some(("\t x: 1".to_owned(), 3)));
         assert_eq!(
             placed.to_string(),
             "warning: odd\u{FFFD}[2J\n  --> a.yml:12:3\n   |\n12 |   x: 1\n   |   ^"
         );
+    }
+
+    #[test]
+    fn a_caret_follows_what_is_masked() {
+        let mask = SecretMask::new([b"hunter2".as_slice()]);
+        let excerpt = Some(("{a: hunter2, b: 1}".to_owned(), 14));
+        let placed = Diagnostic::error("a", "hunter2").at(Place { line: 1, column: 14 }, excerpt);
+        let shown = Diagnostics::new(vec![placed], &mask).to_string();
+        assert_eq!(shown, "error: ***\n --> a:1:14\n  |\n1 | {a: ***, b: 1}\n  |          ^");
     }
 
     #[test]

@@ -1,11 +1,52 @@
 //! The lines of a file as they may be shown: what stands behind a key that sounds secret is hidden. Works on
 //! lines, not on what they mean, since the file may be one that nobody can parse; in doubt it hides more.
 
-/// Each line of the text with literal secrets replaced by `***`. Nothing before a secret moves, so columns
-/// still point where they did.
-pub(super) fn shown_lines(text: &str) -> Vec<String> {
+use std::ops::Range;
+
+/// A line with literal secrets replaced by `***`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ShownLine {
+    /// What may be shown.
+    pub(super) text: String,
+    /// Columns, from 0, of the file's line that are hidden.
+    hidden: Vec<Range<usize>>,
+}
+
+const STARS: &str = "***";
+
+impl ShownLine {
+    fn new(line: &str, hidden: &[Range<usize>]) -> ShownLine {
+        let column = |offset: usize| line[..offset].chars().count();
+        let columns = hidden.iter().map(|range| column(range.start)..column(range.end)).collect();
+        let mut text = String::with_capacity(line.len());
+        let mut from = 0;
+        for range in hidden {
+            text.push_str(&line[from..range.start]);
+            text.push_str(STARS);
+            from = range.end;
+        }
+        text.push_str(&line[from..]);
+        ShownLine { text, hidden: columns }
+    }
+
+    /// Where a column of the file's line is in the shown text. Both count from 1.
+    pub(super) fn column(&self, column: usize) -> usize {
+        let mut at = column - 1;
+        for range in self.hidden.iter().rev() {
+            if at >= range.end {
+                at = at - range.len() + STARS.len();
+            } else if at > range.start {
+                at = range.start;
+            }
+        }
+        at + 1
+    }
+}
+
+/// The lines of a text as they may be shown.
+pub(super) fn shown_lines(text: &str) -> Vec<ShownLine> {
     let mut hiding = Hiding::No;
-    text.lines().map(|line| show(line, &mut hiding)).collect()
+    text.lines().map(|line| ShownLine::new(line, &hidden_in(line, &mut hiding))).collect()
 }
 
 /// Whether a line goes on with a value that began before.
@@ -19,7 +60,8 @@ enum Hiding {
     Pem,
 }
 
-fn show(line: &str, hiding: &mut Hiding) -> String {
+/// The stretches of a line that must not be shown, as offsets.
+fn hidden_in(line: &str, hiding: &mut Hiding) -> Vec<Range<usize>> {
     let indent = line.len() - line.trim_start().len();
     let goes_on = match *hiding {
         Hiding::No => false,
@@ -39,23 +81,26 @@ fn show(line: &str, hiding: &mut Hiding) -> String {
         *hiding = Hiding::No;
     }
     if goes_on || matches!(hiding, Hiding::Pem) {
-        return hide(line, indent);
+        return Vec::from_iter(filled(line));
     }
     *hiding = Hiding::No;
-    show_keys(line, hiding)
+    hidden_values(line, hiding)
 }
 
-/// Hides what follows the line's secret keys.
-fn show_keys(line: &str, hiding: &mut Hiding) -> String {
-    let mut shown = String::with_capacity(line.len());
+/// The values of the line's secret keys.
+fn hidden_values(line: &str, hiding: &mut Hiding) -> Vec<Range<usize>> {
+    let mut hidden = Vec::new();
     let mut from = 0;
     while let Some((key_start, value_start)) = find_secret_key(line, from) {
-        shown.push_str(&line[from..value_start]);
         let value = &line[value_start..];
         let first_key = line.len() - line.trim_start_matches([' ', '\t', '-']).len();
         let is_first = key_start <= first_key + 1;
         let end = if is_first { value.len() } else { flow_value_end(value) };
-        shown.push_str(&hide_value(&value[..end]));
+        if !may_be_shown(&value[..end])
+            && let Some(range) = filled(&value[..end])
+        {
+            hidden.push(value_start + range.start..value_start + range.end);
+        }
         if value_start + end == line.len() {
             let begun = value.trim().trim_end_matches(['-', '+', '0', '1', '2', '3', '4']);
             let is_open = matches!(begun, "" | "|" | ">" | "\"" | "'");
@@ -63,8 +108,7 @@ fn show_keys(line: &str, hiding: &mut Hiding) -> String {
         }
         from = value_start + end;
     }
-    shown.push_str(&line[from..]);
-    shown
+    hidden
 }
 
 /// Where the next key that sounds secret starts, and where what follows its colon does.
@@ -116,18 +160,18 @@ fn begins_with_key(line: &str) -> bool {
     end > 0 && line[end..].trim_start_matches(['"', '\'']).trim_start().starts_with(':')
 }
 
-/// `***`, unless the value is nothing but a variable's name.
-fn hide_value(value: &str) -> String {
-    let trimmed = value.trim().trim_end_matches(',');
-    let is_block = matches!(trimmed, "" | "|" | ">" | "|-" | ">-" | "|+" | ">+" | "[" | "{");
-    if is_block || is_variable(trimmed.trim_matches(['"', '\''])) {
-        return value.to_owned();
-    }
-    hide(value, value.len() - value.trim_start().len())
+/// Whether a secret key's value is none: the begin of a block, or a variable's name.
+fn may_be_shown(value: &str) -> bool {
+    let value = value.trim().trim_end_matches(',');
+    matches!(value, "" | "|" | ">" | "|-" | ">-" | "|+" | ">+" | "[" | "{")
+        || is_variable(value.trim_matches(['"', '\'']))
 }
 
-fn hide(line: &str, indent: usize) -> String {
-    if line.trim().is_empty() { line.to_owned() } else { format!("{}***", &line[..indent]) }
+/// The text without the blanks around it; None if there is nothing else.
+fn filled(text: &str) -> Option<Range<usize>> {
+    let start = text.len() - text.trim_start().len();
+    let end = text.trim_end().len();
+    (start < end).then_some(start..end)
 }
 
 /// Whether the text is `{{ env("NAME") }}`.
@@ -174,7 +218,18 @@ mod tests {
             ("päss: 1, pass: hunter2", "päss: 1, pass: ***"),
         ];
         for (text, expected) in cases {
-            assert_eq!(shown_lines(text).join("\n"), expected, "{text:?}");
+            let shown: Vec<String> = shown_lines(text).into_iter().map(|line| line.text).collect();
+            assert_eq!(shown.join("\n"), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn columns_follow_what_is_hidden() {
+        let [line] = shown_lines("{é: 1, pass: 'hunter2', pwd: 'x', host: b}").try_into().unwrap();
+        assert_eq!(line.text, "{é: 1, pass: ***, pwd: ***, host: b}");
+        for (column, expected) in [(1, 1), (8, 8), (14, 14), (20, 14), (23, 17), (25, 19), (35, 29), (99, 93)]
+        {
+            assert_eq!(line.column(column), expected, "{column}");
         }
     }
 

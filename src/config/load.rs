@@ -61,7 +61,7 @@ impl Loader<'_> {
     fn project(&self) -> Option<Project> {
         let entries = self.entries(self.dir)?;
         let file = self.project_file(&entries);
-        let declared = file.as_ref().map(|file| file.connections.as_slice());
+        let declared = file.as_ref().and_then(|file| file.connections.as_deref());
         let candidates = self.candidates(&entries, declared);
         let all = declared.unwrap_or_default();
         Checks { candidates: &candidates, declared: all, report: self.report }.run();
@@ -69,7 +69,7 @@ impl Loader<'_> {
         Some(Project {
             dir: self.dir.to_owned(),
             name: file.name,
-            connections: file.connections.into_iter().filter_map(|declared| declared.connection).collect(),
+            connections: file.connections?.into_iter().filter_map(|declared| declared.connection).collect(),
             pipelines: candidates.into_iter().map(pipeline).collect(),
         })
     }
@@ -139,7 +139,7 @@ impl Loader<'_> {
         let folders = entries.iter().filter(|path| path.is_dir() && !file_name(path).starts_with('.'));
         let found: Vec<Option<Candidate>> =
             folders.filter_map(|folder| self.candidate(folder, declared)).collect();
-        if found.is_empty() && declared.is_some() {
+        if found.is_empty() {
             let shown = shown_path(self.dir);
             let message = format!("`{}` has no pipeline", shown.display());
             let help = "a pipeline is a folder in it with a config.yml";

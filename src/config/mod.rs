@@ -28,6 +28,11 @@ mod table_name;
 pub mod template;
 mod yaml;
 
+#[cfg(test)]
+mod broken_projects;
+#[cfg(test)]
+mod good_projects;
+
 pub use connection::{ClickhouseConnection, Connection, PostgresConnection, RootCertificates, SslMode};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expression::Variables;

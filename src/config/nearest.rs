@@ -30,7 +30,7 @@ pub(super) fn did_you_mean<'n>(word: &str, names: impl IntoIterator<Item = &'n s
 /// The sentence that lists all names.
 pub(super) fn known<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
-    if names.is_empty() { "there is none".to_owned() } else { format!("known are {}", list(&names)) }
+    if names.is_empty() { "there is none".to_owned() } else { format!("valid here: {}", list(&names)) }
 }
 
 /// `a`, `b` and `c`

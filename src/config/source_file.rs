@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Diagnostic;
-use super::excerpt::shown_lines;
+use super::excerpt::{ShownLine, shown_lines};
 use super::template::Place;
 
 /// No file that a person writes is longer.
@@ -18,14 +18,18 @@ pub(super) struct SourceFile {
     pub(super) shown: PathBuf,
     path: PathBuf,
     text: String,
-    shown_lines: Vec<String>,
+    shown_lines: Vec<ShownLine>,
 }
 
 impl SourceFile {
     /// Reads a UTF-8 file, dropping a byte order mark.
     pub(super) fn read(path: PathBuf) -> Result<SourceFile, Diagnostic> {
         let shown = shown_path(&path);
-        let text = read_text(&path).map_err(|reason| {
+        let text = read_text(&path).and_then(|text| match text.contains('\0') {
+            true => Err("it holds a zero byte".to_owned()),
+            false => Ok(text),
+        });
+        let text = text.map_err(|reason| {
             Diagnostic::error(&shown, format!("`{}` cannot be read: {reason}", file_name(&path)))
         })?;
         Ok(SourceFile { shown_lines: shown_lines(&text), shown, path, text })
@@ -49,7 +53,10 @@ impl SourceFile {
     pub(super) fn error(&self, place: Option<Place>, message: impl Into<String>) -> Diagnostic {
         let diagnostic = Diagnostic::error(&self.shown, message);
         match place {
-            Some(place) => diagnostic.at(place, self.shown_lines.get(place.line - 1).cloned()),
+            Some(place) => {
+                let line = self.shown_lines.get(place.line - 1);
+                diagnostic.at(place, line.map(|line| (line.text.clone(), line.column(place.column))))
+            }
             None => diagnostic,
         }
     }

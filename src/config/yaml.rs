@@ -208,11 +208,14 @@ impl Tree<'_> {
 
     fn syntax_error(&self, error: &ScanError) -> Diagnostic {
         let mark = error.marker();
+        let text = self.expanded.rendered.text.trim_end();
+        let last = text.char_indices().next_back().map_or(0, |(offset, _)| offset);
         let at = Place { line: mark.line().max(1), column: mark.col() + 1 };
-        let place = self.expanded.rendered.template_place(at);
+        let place = self.expanded.rendered.template_place(at.min(Place::START.after(&text[..last])));
         let (message, help) = in_plain_words(error.info());
+        let format = if self.file.name().ends_with(".json") { "JSON" } else { "YAML" };
         self.file
-            .error(Some(place), format!("this is no valid YAML: {message}"))
+            .error(Some(place), format!("this is no valid {format}: {message}"))
             .maybe_help(help.map(str::to_owned))
     }
 }
@@ -229,8 +232,10 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
     let has = |part: &str| info.contains(part);
     if has("unexpected character") {
         ("no value can begin with this character", Some("put the value in quotes"))
-    } else if has("tab") && !has("directive") {
+    } else if has("tabs ") || has("tab ") || has(" a tab") {
         (info, Some("indent with spaces"))
+    } else if has("recursion limit") {
+        ("this is nested too deeply", None)
     } else if has("mapping values are not allowed") {
         (
             "a `: ` stands where no key can be",
@@ -242,8 +247,11 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
             Some("check the indentation, and that a `:` and a space follow the key"),
         )
     } else if has("trailing content after double-quoted") {
-        let help = "a value that has double quotes inside goes in single ones: table: '\"Odd Name\"'";
+        let help = "a `,` may be missing; a value with double quotes inside goes in single ones: \
+                    table: '\"Odd Name\"'";
         ("something follows the closing quote", Some(help))
+    } else if has("expected node content") {
+        ("a value or a closing bracket is missing", None)
     } else if has("quoted scalar") && has("end of stream") {
         ("a quote is not closed", None)
     } else {
