@@ -115,7 +115,12 @@ fn a_missing_folder_is_named() {
 #[test]
 fn what_is_not_text_is_refused() {
     let (dashes, keys) = ("- ".repeat(50_000), "? ".repeat(50_000));
-    let cases: [(&[u8], &str); 7] = [
+    let many: String = (0..100_000).map(|i| format!("a{i}: {{x: 1}}, ")).collect();
+    let endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}";
+    let cases: [(&[u8], &str); 10] = [
+        (many.as_bytes(), "1 MiB"),
+        (format!("{{{}", &many[..900_000]).leak().as_bytes(), "too much in it"),
+        (endless.as_bytes(), "fuel"),
         (dashes.as_bytes(), "nested too deeply"),
         (keys.as_bytes(), "a key must be a name"),
         (b"name: a\nx: \xFF\n", "is not UTF-8 (line 2)"),

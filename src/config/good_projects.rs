@@ -146,7 +146,23 @@ fn a_captured_value_is_put_in_too() {
     assert_eq!((db.host.as_str(), db.pass.unwrap().expose()), ("a.example", b"x: #".as_slice()));
 }
 
+#[test]
+fn a_file_from_windows_is_read() {
+    let text = "\u{FEFF}connections:\r\n- name: db\r\n  adapter: postgres\r\n  host: h\r\n  database: d\r\n  \
+                user: {{ env('U') }}\r\n";
+    assert_eq!(load_connection(text, &[], &[("U", "u")]).user, "u");
+}
+
+#[test]
+fn escapes_in_json_are_read() {
+    let text = r#"{"connections": [{"name": "db", "adapter": "postgres", "host": "h", "database": "d",
+        "user": "u", "pass": "\/\"\\\u00e9\n😀"}]}"#;
+    assert_eq!(load_connection(text, &[], &[]).pass.unwrap().expose(), "/\"\\é\n😀".as_bytes());
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     #[test]
     fn a_value_comes_out_as_it_went_in_and_changes_nothing_else(value in hostile(), other in hostile()) {
         // A variable and Postgres's protocol end at a zero byte.

@@ -124,7 +124,7 @@ impl Loader<'_> {
 
     /// A configuration file and its tree; None for what could not be read.
     fn tree(&self, path: PathBuf) -> Option<(SourceFile, Option<Node>)> {
-        let source = SourceFile::read(path).map_err(|problem| self.report.add(problem)).ok()?;
+        let source = SourceFile::read(path, self.report)?;
         let tree = match expand(&source, self.variables) {
             Ok(expanded) => parse(&source, &expanded, self.report),
             Err(problems) => {

@@ -5,6 +5,9 @@ use std::cell::RefCell;
 use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::mask::SecretMask;
 
+/// Nobody reads more at once.
+const DIAGNOSTICS_MAX: usize = 100;
+
 /// Grows while a project is read.
 #[derive(Default)]
 pub(super) struct Report {
@@ -14,7 +17,15 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn add(&self, diagnostic: Diagnostic) {
-        self.diagnostics.borrow_mut().push(diagnostic);
+        let mut diagnostics = self.diagnostics.borrow_mut();
+        match diagnostics.len() {
+            0..DIAGNOSTICS_MAX => diagnostics.push(diagnostic),
+            DIAGNOSTICS_MAX => {
+                let message = "there are more problems than these, shown when these are mended";
+                diagnostics.push(Diagnostic::error(diagnostic.file, message));
+            }
+            _ => {}
+        }
     }
 
     /// Takes in a value that nobody may ever see.

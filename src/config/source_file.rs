@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::Diagnostic;
 use super::excerpt::{ShownLine, shown_lines};
+use super::report::Report;
 use super::template::Place;
 
 /// No file that a person writes is longer.
@@ -22,17 +23,21 @@ pub(super) struct SourceFile {
 }
 
 impl SourceFile {
-    /// Reads a UTF-8 file, dropping a byte order mark.
-    pub(super) fn read(path: PathBuf) -> Result<SourceFile, Diagnostic> {
+    /// Reads a UTF-8 file, dropping a byte order mark. None if it cannot be read, which is reported.
+    pub(super) fn read(path: PathBuf, report: &Report) -> Option<SourceFile> {
         let shown = shown_path(&path);
         let text = read_text(&path).and_then(|text| match text.contains('\0') {
             true => Err("it holds a zero byte".to_owned()),
             false => Ok(text),
         });
-        let text = text.map_err(|reason| {
-            Diagnostic::error(&shown, format!("`{}` cannot be read: {reason}", file_name(&path)))
-        })?;
-        Ok(SourceFile { shown_lines: shown_lines(&text), shown, path, text })
+        match text {
+            Ok(text) => Some(SourceFile { shown_lines: shown_lines(&text), shown, path, text }),
+            Err(reason) => {
+                let message = format!("`{}` cannot be read: {reason}", file_name(&path));
+                report.add(Diagnostic::error(&shown, message));
+                None
+            }
+        }
     }
 
     pub(super) fn text(&self) -> &str {
@@ -55,11 +60,20 @@ impl SourceFile {
         match place {
             Some(place) => {
                 let line = self.shown_lines.get(place.line - 1);
-                diagnostic.at(place, line.map(|line| (line.text.clone(), line.column(place.column))))
+                diagnostic.at(place, line.map(|line| around(&line.text, line.column(place.column))))
             }
             None => diagnostic,
         }
     }
+}
+
+/// How much of a very long line is kept around a column, in characters: more than is shown, so that a secret
+/// is whole when it is masked.
+const AROUND: usize = 2048;
+
+fn around(line: &str, column: usize) -> (String, usize) {
+    let skipped = (column - 1).saturating_sub(AROUND);
+    (line.chars().skip(skipped).take(2 * AROUND).collect(), column - skipped)
 }
 
 pub(super) fn file_name(path: &Path) -> String {

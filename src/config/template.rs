@@ -199,7 +199,12 @@ fn places_of(source: &str, spots: &[Spot]) -> Vec<Place> {
 fn explain(error: &minijinja::Error, source: &str, scan: &Scan) -> TemplateError {
     let reason = match (std::error::Error::source(error), error.detail()) {
         (Some(source), _) if error.kind() == ErrorKind::WriteFailure => source.to_string(),
-        (_, Some(detail)) => detail.to_owned(),
+        (_, Some(detail)) => match detail.strip_suffix(" is unknown") {
+            Some(name) if error.kind() == ErrorKind::UnknownFunction => {
+                format!("there is no function `{name}`")
+            }
+            _ => detail.to_owned(),
+        },
         _ => error.kind().to_string(),
     };
     if let (ErrorKind::SyntaxError, Some(start)) = (error.kind(), scan.unclosed) {

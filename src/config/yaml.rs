@@ -4,7 +4,6 @@
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
-use super::diagnostic::Diagnostic;
 use super::excerpt::sounds_secret;
 use super::expression::Expanded;
 use super::report::Report;
@@ -46,17 +45,18 @@ pub(super) struct Key {
 
 /// The deepest nesting that is read; a configuration has four levels.
 const DEPTH_MAX: usize = 32;
+/// The most nodes that are read: thousands of connections.
+const NODES_MAX: usize = 50_000;
 
 /// The tree of the one document in the file; None where something made it unreadable, which is reported.
 pub(super) fn parse(file: &SourceFile, expanded: &Expanded, report: &Report) -> Option<Node> {
-    let mut tree = Tree { file, expanded, report, open: Vec::new(), root: None, documents: 0 };
+    let mut tree = Tree { file, expanded, report, open: Vec::new(), root: None, documents: 0, nodes: 0 };
     for event in Parser::new_from_str(&expanded.rendered.text) {
         let added = match event {
             Ok((event, span)) => tree.add(event, span),
             Err(error) => Err(tree.syntax_error(&error)),
         };
-        if let Err(diagnostic) = added {
-            report.add(diagnostic);
+        if added.is_err() {
             return None;
         }
     }
@@ -75,7 +75,11 @@ struct Tree<'a> {
     open: Vec<Open>,
     root: Option<Node>,
     documents: usize,
+    nodes: usize,
 }
+
+/// The file cannot be read further, which has been reported.
+struct Refused;
 
 enum Open {
     List(Place, Vec<Node>),
@@ -84,8 +88,12 @@ enum Open {
 }
 
 impl Tree<'_> {
-    fn add(&mut self, event: Event<'_>, span: Span) -> Result<(), Diagnostic> {
+    fn add(&mut self, event: Event<'_>, span: Span) -> Result<(), Refused> {
         let place = self.place(&span);
+        self.nodes += 1;
+        if self.nodes > NODES_MAX {
+            return Err(self.refuse(place, "the file has too much in it", "no configuration needs this"));
+        }
         match event {
             Event::DocumentStart(_) => {
                 self.documents += 1;
@@ -130,11 +138,12 @@ impl Tree<'_> {
         self.expanded.rendered.template_place(Place { line: span.start.line(), column: span.start.col() + 1 })
     }
 
-    fn refuse(&self, place: Place, message: &str, help: &str) -> Diagnostic {
-        self.file.error(Some(place), message).help(help)
+    fn refuse(&self, place: Place, message: &str, help: &str) -> Refused {
+        self.report.add(self.file.error(Some(place), message).help(help));
+        Refused
     }
 
-    fn refuse_anchor(&self, place: Place) -> Diagnostic {
+    fn refuse_anchor(&self, place: Place) -> Refused {
         let message = "YAML anchors and aliases (`&…`, `*…`) are not read";
         self.refuse(
             place,
@@ -143,7 +152,7 @@ impl Tree<'_> {
         )
     }
 
-    fn open(&mut self, place: Place, open: Open) -> Result<(), Diagnostic> {
+    fn open(&mut self, place: Place, open: Open) -> Result<(), Refused> {
         if let Some(Open::Map(_, _, None)) = self.open.last() {
             return Err(self.refuse(
                 place,
@@ -158,7 +167,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn add_scalar(&mut self, place: Place, text: &str, style: ScalarStyle) -> Result<(), Diagnostic> {
+    fn add_scalar(&mut self, place: Place, text: &str, style: ScalarStyle) -> Result<(), Refused> {
         if let Some(Open::Map(_, entries, key @ None)) = self.open.last_mut() {
             if self.expanded.has_expression(text) {
                 let message = "an expression cannot stand in a key";
@@ -206,7 +215,7 @@ impl Tree<'_> {
         }
     }
 
-    fn syntax_error(&self, error: &ScanError) -> Diagnostic {
+    fn syntax_error(&self, error: &ScanError) -> Refused {
         let mark = error.marker();
         let text = self.expanded.rendered.text.trim_end();
         let last = text.char_indices().next_back().map_or(0, |(offset, _)| offset);
@@ -214,9 +223,9 @@ impl Tree<'_> {
         let place = self.expanded.rendered.template_place(at.min(Place::START.after(&text[..last])));
         let (message, help) = in_plain_words(error.info());
         let format = if self.file.name().ends_with(".json") { "JSON" } else { "YAML" };
-        self.file
-            .error(Some(place), format!("this is no valid {format}: {message}"))
-            .maybe_help(help.map(str::to_owned))
+        let problem = self.file.error(Some(place), format!("this is no valid {format}: {message}"));
+        self.report.add(problem.maybe_help(help.map(str::to_owned)));
+        Refused
     }
 }
 
@@ -234,6 +243,8 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
         ("no value can begin with this character", Some("put the value in quotes"))
     } else if has("tabs ") || has("tab ") || has(" a tab") {
         (info, Some("indent with spaces"))
+    } else if has("Unicode character escape") {
+        ("this escape stands for no character", Some("write the character itself"))
     } else if has("recursion limit") {
         ("this is nested too deeply", None)
     } else if has("mapping values are not allowed") {
