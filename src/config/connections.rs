@@ -177,7 +177,7 @@ fn read_postgres(settings: &Settings<'_>, name: String) -> Option<PostgresConnec
     let ssl_cert = settings.pem("ssl_cert");
     let ssl_key = settings.pem("ssl_key");
     check_key_pair(settings);
-    let sslmode = read_ssl_mode(settings, sslmode?, ssl_root_cert.as_ref());
+    let sslmode = sslmode.and_then(|given| read_ssl_mode(settings, given, ssl_root_cert.as_ref()));
     let main = host.zip(port).zip(database).zip(user).zip(pass).and_then(|parts| {
         let ((((host, port), database), user), pass) = parts;
         Some(PostgresConnection {

@@ -47,7 +47,8 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub(super) fn error(file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
+    /// A problem that stops.
+    pub fn error(file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
         Diagnostic {
             severity: Severity::Error,
             file: file.into(),
@@ -60,8 +61,15 @@ impl Diagnostic {
         }
     }
 
-    pub(super) fn warning(file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
+    /// A problem that doesn't stop.
+    pub fn warning(file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
         Diagnostic { severity: Severity::Warning, ..Diagnostic::error(file, message) }
+    }
+
+    /// Places it in a text that holds no secrets, such as a SQL file.
+    pub fn within(self, text: &str, place: Place) -> Diagnostic {
+        let line = text.lines().nth(place.line - 1);
+        self.at(place, line.map(|line| (line.to_owned(), place.column)))
     }
 
     /// Places it; the excerpt comes with the column that the place has in it.
@@ -75,7 +83,8 @@ impl Diagnostic {
         self
     }
 
-    pub(super) fn help(mut self, help: impl Into<String>) -> Diagnostic {
+    /// With what to do.
+    pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
         self.help = Some(help.into());
         self
     }
@@ -169,6 +178,12 @@ impl Diagnostics {
     }
 }
 
+impl FromIterator<Diagnostic> for Diagnostics {
+    fn from_iter<I: IntoIterator<Item = Diagnostic>>(diagnostics: I) -> Diagnostics {
+        Diagnostics(diagnostics.into_iter().collect())
+    }
+}
+
 impl<'a> IntoIterator for &'a Diagnostics {
     type Item = &'a Diagnostic;
     type IntoIter = std::slice::Iter<'a, Diagnostic>;
@@ -201,8 +216,9 @@ mod tests {
             plain.to_string(),
             "error: it has no trucker.yml\n --> shop\n  = help: create it\n            name: shop"
         );
-        let placed = Diagnostic::warning("a.yml", "odd\u{1b}[2J")
-            .at(Place { line: 12, column: 3 }, Some(("\t x: 1".to_owned(), 3)));
+        let text = format!("{}\t x: 1\n", "\n".repeat(11));
+        let placed =
+            Diagnostic::warning("a.yml", "odd\u{1b}[2J").within(&text, Place { line: 12, column: 3 });
         assert_eq!(
             placed.to_string(),
             "warning: odd\u{FFFD}[2J\n  --> a.yml:12:3\n   |\n12 |   x: 1\n   |   ^"

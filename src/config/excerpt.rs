@@ -84,7 +84,18 @@ fn hidden_in(line: &str, hiding: &mut Hiding) -> Vec<Range<usize>> {
         return Vec::from_iter(filled(line));
     }
     *hiding = Hiding::No;
-    hidden_values(line, hiding)
+    let values = hidden_values(line, hiding);
+    match url_login(line) {
+        Some(login) if values.is_empty() => vec![login],
+        _ => values,
+    }
+}
+
+/// `user:password` of a URL: no key takes one, but people try.
+fn url_login(line: &str) -> Option<Range<usize>> {
+    let start = line.find("://")? + 3;
+    let login = &line[start..];
+    Some(start..start + login.rfind('@')?)
 }
 
 /// The values of the line's secret keys.
@@ -213,6 +224,7 @@ mod tests {
             ("pass:\nhost: a", "pass:\nhost: a"),
             ("pass: \"a\n  hunter2\"\nhost: a", "pass: ***\n  ***\nhost: a"),
             ("x: |\n-----BEGIN KEY-----\nhunter2\n-----END KEY-----\ny: a", "x: |\n***\n***\n***\ny: a"),
+            ("host: postgres://u:p@hunter2@h/d", "host: postgres://***@h/d"),
             ("api_token : hunter2", "api_token : ***"),
             ("PassWord: hunter2", "PassWord: ***"),
             ("päss: 1, pass: hunter2", "päss: 1, pass: ***"),
