@@ -68,6 +68,7 @@ impl Diagnostic {
 
     /// Places it in a text that holds no secrets, such as a SQL file.
     pub fn within(self, text: &str, place: Place) -> Diagnostic {
+        let place = Place { line: place.line.max(1), column: place.column.max(1) };
         let line = text.lines().nth(place.line - 1);
         self.at(place, line.map(|line| (line.to_owned(), place.column)))
     }
