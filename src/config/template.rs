@@ -13,9 +13,12 @@
 //! Only the delimiters `{{`, `{%` and `{#` are known here.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 
 use minijinja::{Environment, ErrorKind, Value};
+
+use super::marker::Marker;
+use super::scan::{Scan, Spot, block_name};
 
 /// A rendered template.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +44,22 @@ pub struct Place {
     pub line: usize,
     /// Column.
     pub column: usize,
+}
+
+impl Place {
+    pub(super) const START: Place = Place { line: 1, column: 1 };
+
+    /// Where one stands who started here and read the text.
+    pub(super) fn after(mut self, text: &str) -> Place {
+        for c in text.chars() {
+            if c == '\n' {
+                self = Place { line: self.line + 1, column: 1 };
+            } else {
+                self.column += 1;
+            }
+        }
+        self
+    }
 }
 
 impl Rendered {
@@ -69,7 +88,7 @@ impl Rendered {
                 Place { column: anchor.template.column.saturating_sub(back).max(1), ..anchor.template }
             }
             (Some(anchor), _) => anchor.template,
-            (None, Some(_)) => Place { line: 1, column: 1 },
+            (None, Some(_)) => Place::START,
             (None, None) => rendered,
         }
     }
@@ -110,237 +129,88 @@ pub fn render(
     context: Value,
 ) -> Result<Rendered, TemplateError> {
     let scan = Scan::of(source);
-    let tag = AnchorTag::absent_from(source);
-    let marked = tag.insert(source, &scan.anchors);
+    let marker = Marker::absent_from(source);
+    let marked = insert_anchors(&marker, source, &scan.anchors);
+    let mut text = BoundedText(Vec::new());
     env.template_from_named_str(name, &marked)
-        .and_then(|template| template.render(context))
-        .map(|text| tag.take_out(&text, source, &scan.anchors))
-        .map_err(|error| explain(&error, source, &scan))
+        .and_then(|template| template.render_captured_to(context, &mut text).map(|_| ()))
+        .map_err(|error| explain(&error, source, &scan))?;
+    let text = String::from_utf8(text.0).expect("a rendered template is UTF-8");
+    Ok(take_out_anchors(&marker, &text, source, &scan.anchors))
 }
 
-/// A byte offset of the template at which an anchor goes.
-#[derive(Debug, Clone, Copy)]
-struct Spot {
-    offset: usize,
-    is_expression: bool,
-}
+/// No configuration and no query is as long as this; a loop gone wrong is.
+const RENDERED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What one pass over a template finds.
-#[derive(Debug, Default)]
-struct Scan {
-    anchors: Vec<Spot>,
-    /// Byte offset of a tag that does not end.
-    unclosed: Option<usize>,
-}
+struct BoundedText(Vec<u8>);
 
-impl Scan {
-    fn of(source: &str) -> Scan {
-        let mut scan = Scan::default();
-        let mut at = 0;
-        let mut captures = 0_usize;
-        while let Some(start) = find_tag(source, at) {
-            scan.mark_text(source, at, start, captures);
-            let Some(end) = tag_end(source, start) else {
-                scan.unclosed = Some(start);
-                return scan;
-            };
-            at = end;
-            match source.as_bytes()[start + 1] {
-                b'{' if captures == 0 && source.as_bytes()[start + 2] != b'-' => {
-                    scan.anchors.push(Spot { offset: start, is_expression: true });
-                }
-                b'%' => match block_name(&source[start..end]) {
-                    "raw" => {
-                        let Some((raw_end, tag_end)) = find_endraw(source, end) else {
-                            scan.unclosed = Some(start);
-                            return scan;
-                        };
-                        scan.mark_text(source, end, raw_end, captures);
-                        at = tag_end;
-                    }
-                    "filter" | "macro" | "call" => captures += 1,
-                    "set" if !source[start..end].contains('=') => captures += 1,
-                    "endfilter" | "endmacro" | "endcall" | "endset" => {
-                        captures = captures.saturating_sub(1);
-                    }
-                    _ => {}
-                },
-                _ => {}
-            }
+impl io::Write for BoundedText {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > RENDERED_BYTES_MAX {
+            return Err(io::Error::other("the rendered text is longer than 16 MiB"));
         }
-        scan.mark_text(source, at, source.len(), captures);
-        scan
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
-    /// Anchors the first non-blank character of each line of a stretch of text.
-    fn mark_text(&mut self, source: &str, start: usize, end: usize, captures: usize) {
-        if captures > 0 {
-            return;
-        }
-        let mut offset = start;
-        for line in source[start..end].split_inclusive('\n') {
-            let blank = line.len() - line.trim_start().len();
-            if blank < line.len() {
-                self.anchors.push(Spot { offset: offset + blank, is_expression: false });
-            }
-            offset += line.len();
-        }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
-fn find_tag(source: &str, from: usize) -> Option<usize> {
-    let bytes = source.as_bytes();
-    (from..bytes.len().saturating_sub(1))
-        .find(|&i| bytes[i] == b'{' && matches!(bytes[i + 1], b'{' | b'%' | b'#'))
-}
-
-/// The offset behind the tag that starts at `start`; strings and brackets inside are respected, as
-/// minijinja does.
-fn tag_end(source: &str, start: usize) -> Option<usize> {
-    let closer: &[u8] = match source.as_bytes()[start + 1] {
-        b'{' => b"}}",
-        b'%' => b"%}",
-        _ => return source[start + 2..].find("#}").map(|i| start + 2 + i + 2),
-    };
-    let bytes = source.as_bytes();
-    let mut open = 0_usize;
-    let mut i = start + 2;
-    while i < bytes.len() {
-        match bytes[i] {
-            _ if open == 0 && bytes[i..].starts_with(closer) => return Some(i + 2),
-            quote @ (b'"' | b'\'') => i = string_end(bytes, i + 1, quote)?,
-            b'(' | b'[' | b'{' => open += 1,
-            b')' | b']' | b'}' => open = open.checked_sub(1)?,
-            _ => {}
-        }
-        i += 1;
+/// The template with an anchor at each spot.
+fn insert_anchors(marker: &Marker, source: &str, spots: &[Spot]) -> String {
+    let mut marked = String::with_capacity(source.len() + spots.len() * Marker::MARK_LEN);
+    let mut from = 0;
+    for (number, spot) in spots.iter().enumerate() {
+        marked.push_str(&source[from..spot.offset]);
+        marked.push_str(&marker.mark(number));
+        from = spot.offset;
     }
-    None
+    marked.push_str(&source[from..]);
+    marked
 }
 
-/// The offset of the quote that ends a string.
-fn string_end(bytes: &[u8], mut i: usize, quote: u8) -> Option<usize> {
-    while *bytes.get(i)? != quote {
-        i += if bytes[i] == b'\\' { 2 } else { 1 };
-    }
-    Some(i)
-}
-
-/// `if` of `{%- if x %}`.
-fn block_name(tag: &str) -> &str {
-    let inside = tag[2..].trim_start_matches(['-', '+']).trim_start();
-    let end = inside.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inside.len());
-    &inside[..end]
-}
-
-/// Where the text of a raw block ends, and where its end tag does.
-fn find_endraw(source: &str, mut from: usize) -> Option<(usize, usize)> {
-    loop {
-        let start = from + source[from..].find("{%")?;
-        if block_name(&source[start..]) == "endraw" {
-            return Some((start, start + source[start..].find("%}")? + 2));
-        }
-        from = start + 2;
-    }
-}
-
-/// The characters that tell an anchor from anything else in one rendering.
-struct AnchorTag([char; 3]);
-
-/// How many characters of each private-use plane are drawn from; the two last of a plane are no characters.
-const PLANE: u32 = 0xF000;
-
-impl AnchorTag {
-    fn absent_from(source: &str) -> AnchorTag {
-        loop {
-            let random = RandomState::new().build_hasher().finish();
-            let tag = AnchorTag([0, 16, 32].map(|shift| private_use(0xF_0000, random >> shift)));
-            if !source.contains(tag.0) {
-                return tag;
-            }
+/// The text without anchors, and what they said.
+fn take_out_anchors(marker: &Marker, marked: &str, source: &str, spots: &[Spot]) -> Rendered {
+    let places = places_of(source, spots);
+    let mut text = String::with_capacity(marked.len());
+    let mut anchors = Vec::with_capacity(spots.len());
+    let mut here = Place::START;
+    for (piece, number) in marker.split(marked) {
+        here = here.after(piece);
+        text.push_str(piece);
+        if let Some(i) = number.filter(|&i| i < spots.len()) {
+            let is_expression = spots[i].is_expression;
+            anchors.push(Anchor { rendered: here, template: places[i], is_expression });
         }
     }
-
-    fn insert(&self, source: &str, spots: &[Spot]) -> String {
-        let mut marked = String::with_capacity(source.len() + spots.len() * 20);
-        let mut from = 0;
-        for (number, spot) in spots.iter().enumerate() {
-            marked.push_str(&source[from..spot.offset]);
-            marked.extend(self.0);
-            marked.extend(number_to_chars(number));
-            from = spot.offset;
-        }
-        marked.push_str(&source[from..]);
-        marked
-    }
-
-    fn take_out(&self, marked: &str, source: &str, spots: &[Spot]) -> Rendered {
-        let places = places_of(source, spots);
-        let prefix: String = self.0.iter().collect();
-        let mut text = String::with_capacity(marked.len());
-        let mut anchors = Vec::with_capacity(spots.len());
-        let mut here = Place { line: 1, column: 1 };
-        let mut rest = marked;
-        while let Some(found) = rest.find(&prefix) {
-            here = advance(here, &rest[..found]);
-            text.push_str(&rest[..found]);
-            rest = &rest[found + prefix.len()..];
-            let mut chars = rest.chars();
-            let number = chars.next().zip(chars.next()).and_then(|(a, b)| number_from_chars([a, b]));
-            if let Some(i) = number.filter(|&i| i < spots.len()) {
-                let is_expression = spots[i].is_expression;
-                anchors.push(Anchor { rendered: here, template: places[i], is_expression });
-                rest = chars.as_str();
-            }
-        }
-        text.push_str(rest);
-        Rendered { text, anchors }
-    }
-}
-
-fn private_use(plane: u32, number: u64) -> char {
-    let low = u32::try_from(number % u64::from(PLANE)).expect("less than PLANE");
-    char::from_u32(plane + low).expect("a character of a private-use plane")
-}
-
-fn number_to_chars(number: usize) -> [char; 2] {
-    let number = number as u64;
-    [number / u64::from(PLANE), number].map(|part| private_use(0x10_0000, part))
-}
-
-fn number_from_chars(chars: [char; 2]) -> Option<usize> {
-    let [high, low] = chars.map(|c| u32::from(c).checked_sub(0x10_0000).filter(|&part| part < PLANE));
-    Some(high? as usize * PLANE as usize + low? as usize)
+    Rendered { text, anchors }
 }
 
 /// The places of offsets in ascending order.
 fn places_of(source: &str, spots: &[Spot]) -> Vec<Place> {
-    let mut here = Place { line: 1, column: 1 };
+    let mut here = Place::START;
     let mut from = 0;
     let place = |spot: &Spot| {
-        here = advance(here, &source[from..spot.offset]);
+        here = here.after(&source[from..spot.offset]);
         from = spot.offset;
         here
     };
     spots.iter().map(place).collect()
 }
 
-fn advance(mut place: Place, over: &str) -> Place {
-    for c in over.chars() {
-        if c == '\n' {
-            place = Place { line: place.line + 1, column: 1 };
-        } else {
-            place.column += 1;
-        }
-    }
-    place
-}
-
 /// Puts minijinja's error into the template's own places and adds what usually is wrong.
 fn explain(error: &minijinja::Error, source: &str, scan: &Scan) -> TemplateError {
-    let reason = match error.detail() {
-        Some(detail) => detail.to_owned(),
-        None => error.kind().to_string(),
+    let reason = match (std::error::Error::source(error), error.detail()) {
+        (Some(source), _) if error.kind() == ErrorKind::WriteFailure => source.to_string(),
+        (_, Some(detail)) => match detail.strip_suffix(" is unknown") {
+            Some(name) if error.kind() == ErrorKind::UnknownFunction => {
+                format!("there is no function `{name}`")
+            }
+            _ => detail.to_owned(),
+        },
+        _ => error.kind().to_string(),
     };
     if let (ErrorKind::SyntaxError, Some(start)) = (error.kind(), scan.unclosed) {
         let (opener, closer) = match source.as_bytes()[start + 1] {
@@ -350,7 +220,7 @@ fn explain(error: &minijinja::Error, source: &str, scan: &Scan) -> TemplateError
             _ => ("{#", "#}"),
         };
         return TemplateError {
-            place: Some(advance(Place { line: 1, column: 1 }, &source[..start])),
+            place: Some(Place::START.after(&source[..start])),
             message: format!("this `{opener}` is never closed ({reason})"),
             help: Some(format!("end it with `{closer}`, and close each quote and bracket in it")),
         };
@@ -360,7 +230,7 @@ fn explain(error: &minijinja::Error, source: &str, scan: &Scan) -> TemplateError
         // An anchor is five characters of four bytes each.
         let anchors_before = (0..spots.len()).take_while(|&i| spots[i].offset + i * 20 < range.start).count();
         let before = source.get(..range.start.saturating_sub(anchors_before * 20));
-        advance(Place { line: 1, column: 1 }, before.unwrap_or(source))
+        Place::START.after(before.unwrap_or(source))
     });
     let place = place.or_else(|| error.line().map(|line| Place { line, column: 1 }));
     TemplateError { place, help: usual_cure(error, &reason), message: reason }
@@ -462,6 +332,13 @@ mod tests {
             };
             assert!(help_is_right, "{source:?}: {error:?}");
         }
+    }
+
+    #[test]
+    fn a_loop_gone_wrong_ends() {
+        let source = "{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}";
+        let error = render(&environment(), "t", source, Value::UNDEFINED).unwrap_err();
+        assert_eq!(error.message, "the rendered text is longer than 16 MiB");
     }
 
     const FRAGMENTS: [&str; 24] = [
