@@ -200,3 +200,25 @@ async fn the_end_of_a_walsender_is_a_transient_error() {
     };
     assert!(error.is_transient(), "{error}");
 }
+
+#[tokio::test]
+async fn a_missing_publication_is_never_silent() {
+    let source = Source::new("unpublished").await;
+    source.execute("DROP PUBLICATION unpublished").await;
+    let mut stream = source.stream().await.unwrap();
+    source.execute("INSERT INTO t VALUES (1, 'lost')").await;
+    let told = loop {
+        match tokio::time::timeout(PATIENCE, stream.next()).await.expect("a word in time") {
+            Ok(Frame::Notice { message, .. }) => break message,
+            Ok(_) => {}
+            Err(error) => break error.to_string(),
+        }
+    };
+    // An error up to version 17, a warning aside from 18 on.
+    let expected = if source.session.server_version < 180_000 {
+        "publication \"unpublished\" does not exist (SQLSTATE 42704)"
+    } else {
+        "skipped loading publication \"unpublished\""
+    };
+    assert_eq!(told, expected);
+}
