@@ -165,7 +165,16 @@ pub(super) fn address(to: &PostgresConnection) -> String {
     }
 }
 
-pub(super) fn unreachable(to: &PostgresConnection, source: io::Error) -> ConnectError {
+/// What broke a connection while it was being made. What the other side of TLS says comes as an input error,
+/// with TLS 1.3 as late as in place of the answer to the startup packet.
+pub(super) fn io_error(to: &PostgresConnection, error: &io::Error) -> ConnectError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(tls) => tls::error(to, tls),
+        None => unreachable(to, io::Error::new(error.kind(), error.to_string())),
+    }
+}
+
+fn unreachable(to: &PostgresConnection, source: io::Error) -> ConnectError {
     ConnectError::Unreachable { connection: to.name.clone(), address: address(to), source }
 }
 
@@ -181,7 +190,7 @@ fn startup_error(to: &PostgresConnection, error: &tokio_postgres::Error) -> Conn
         return ConnectError::from_server(&to.name, to.pass.is_some(), ServerError::from_db_error(db));
     }
     match error::io_cause(error) {
-        Some(cause) => unreachable(to, io::Error::new(cause.kind(), cause.to_string())),
+        Some(cause) => io_error(to, cause),
         None if error.is_closed() => {
             unreachable(to, io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"))
         }

@@ -236,15 +236,15 @@ pub enum ConnectError {
     #[error("connection {connection}: no TLS with {address}: {reason}")]
     Handshake { connection: String, address: String, reason: String },
     #[error("connection {connection}: {error}. {}", if *.given { "Is `user` right, and `pass`?" } else { "Set `pass`" })]
-    Password { connection: String, given: bool, error: ServerError },
+    Password { connection: String, given: bool, error: Box<ServerError> },
     #[error(
         "connection {connection}: {error}. The server's pg_hba.conf decides who may connect from where, and with or without TLS (`sslmode`)"
     )]
-    NotAllowed { connection: String, error: ServerError },
+    NotAllowed { connection: String, error: Box<ServerError> },
     #[error("connection {connection}: {error}. Is `database` right?")]
-    NoDatabase { connection: String, error: ServerError },
+    NoDatabase { connection: String, error: Box<ServerError> },
     #[error("connection {connection}: {error}")]
-    Server { connection: String, error: ServerError },
+    Server { connection: String, error: Box<ServerError> },
     #[error(
         "connection {connection}: there seems to be a connection pooler in between ({reason}): connect to Postgres directly"
     )]
@@ -266,6 +266,7 @@ impl ConnectError {
 
     /// Sorts what a server said to the startup packet or to a password.
     pub(super) fn from_server(connection: &str, given: bool, error: ServerError) -> Self {
+        let error = Box::new(error);
         let connection = connection.to_owned();
         match error.code.as_str() {
             "28P01" => ConnectError::Password { connection, given, error },

@@ -10,7 +10,7 @@ use postgres_protocol::authentication::sasl::{self, ChannelBinding, ScramSha256}
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
-use super::connect::{address, establish, unreachable};
+use super::connect::{address, establish, io_error};
 use super::error::{ConnectError, ServerError};
 use super::settings;
 use super::socket::Wire;
@@ -41,7 +41,7 @@ pub struct MessageReader {
 
 impl MessageReader {
     /// The next message. End of input and malformed lengths are errors. Cancel-safe.
-    pub async fn next<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<BackendMessage> {
+    pub async fn next<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> Result<BackendMessage, RawError> {
         loop {
             let missing = match self.take()? {
                 Ok(message) => return Ok(message),
@@ -52,20 +52,19 @@ impl MessageReader {
             }
             if from.read_buf(&mut self.buffer).await? == 0 {
                 let reason = "the server closed the connection";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason).into());
             }
         }
     }
 
     /// The next message if it is there, or how many bytes are missing at least.
-    fn take(&mut self) -> io::Result<Result<BackendMessage, usize>> {
+    fn take(&mut self) -> Result<Result<BackendMessage, usize>, RawError> {
         let Some((&[tag, length @ ..], _)) = self.buffer.split_first_chunk::<5>() else {
             return Ok(Err(5 - self.buffer.len()));
         };
         let length = u32::from_be_bytes(length) as usize;
         if !(4..=LENGTH_MAX).contains(&length) {
-            let reason = format!("the server sent a message that would be {length} bytes long");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            return Err(RawError::Malformed(format!("a message that would be {length} bytes long")));
         }
         let total = length + 1;
         if self.buffer.len() < total {
@@ -87,13 +86,15 @@ pub struct RawConnection {
     reader: MessageReader,
 }
 
-/// Why a query had no result.
+/// Why there was no answer.
 #[derive(Debug)]
 pub enum RawError {
-    /// The connection broke, or what came was no Postgres message.
+    /// The connection broke.
     Io(io::Error),
+    /// What came is not the protocol; in words.
+    Malformed(String),
     /// The server said no.
-    Server(ServerError),
+    Server(Box<ServerError>),
 }
 
 impl From<io::Error> for RawError {
@@ -150,8 +151,9 @@ impl RawConnection {
                 }
                 10 => self.authenticate_scram(&body, pass).await?,
                 _ => {
-                    let reason = "the server asks for a way of authentication other than a password";
-                    return Err(io::Error::new(io::ErrorKind::Unsupported, reason).into());
+                    return Err(RawError::Malformed(
+                        "it wants another authentication than a password".to_owned(),
+                    ));
                 }
             }
         }
@@ -159,25 +161,23 @@ impl RawConnection {
 
     async fn authenticate_scram(&mut self, mechanisms: &[u8], pass: &[u8]) -> Result<(), RawError> {
         if !mechanisms.split(|&byte| byte == 0).any(|name| name == sasl::SCRAM_SHA_256.as_bytes()) {
-            return Err(
-                io::Error::new(io::ErrorKind::Unsupported, "the server offers no SCRAM-SHA-256").into()
-            );
+            return Err(malformed("list of SASL mechanisms: no SCRAM-SHA-256 among them"));
         }
         let mut scram = ScramSha256::new(pass, ChannelBinding::unsupported());
         self.send(|buffer| frontend::sasl_initial_response(sasl::SCRAM_SHA_256, scram.message(), buffer))
             .await?;
         let challenge = self.expect_sasl(11).await?;
-        scram.update(&challenge)?;
+        scram.update(&challenge).map_err(|error| RawError::Malformed(error.to_string()))?;
         self.send(|buffer| frontend::sasl_response(scram.message(), buffer)).await?;
         let last = self.expect_sasl(12).await?;
-        Ok(scram.finish(&last)?)
+        scram.finish(&last).map_err(|error| RawError::Malformed(error.to_string()))
     }
 
     async fn expect_sasl(&mut self, method: i32) -> Result<Bytes, RawError> {
         let mut body = self.expect(b'R').await?;
         match body.try_get_i32() {
             Ok(found) if found == method => Ok(body),
-            _ => Err(malformed("SASL message").into()),
+            _ => Err(malformed("SASL message")),
         }
     }
 
@@ -195,7 +195,7 @@ impl RawConnection {
             match message.tag {
                 b'D' => rows.push(decode_row(message.body).ok_or_else(|| malformed("row"))?),
                 b'E' => {
-                    let server = ServerError::decode(&message.body);
+                    let server = Box::new(ServerError::decode(&message.body));
                     // After these the server hangs up instead of being ready again.
                     if matches!(server.severity.as_str(), "FATAL" | "PANIC") {
                         return Err(RawError::Server(server));
@@ -214,11 +214,11 @@ impl RawConnection {
             let message = self.next().await?;
             match message.tag {
                 found if found == tag => return Ok(message.body),
-                b'E' => return Err(RawError::Server(ServerError::decode(&message.body))),
+                b'E' => return Err(RawError::Server(Box::new(ServerError::decode(&message.body)))),
                 b'S' | b'N' => {}
                 found => {
-                    let reason = format!("a message of type {:?} came unexpected", char::from(found));
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason).into());
+                    let found = char::from(found);
+                    return Err(RawError::Malformed(format!("a message of type {found:?} came unexpected")));
                 }
             }
         }
@@ -226,7 +226,7 @@ impl RawConnection {
 
     /// The next message, whatever it is.
     async fn next(&mut self) -> Result<BackendMessage, RawError> {
-        Ok(self.reader.next(&mut self.wire).await?)
+        self.reader.next(&mut self.wire).await
     }
 
     /// Sends what `write` puts into the buffer.
@@ -235,7 +235,7 @@ impl RawConnection {
         write: impl FnOnce(&mut BytesMut) -> io::Result<()>,
     ) -> Result<(), RawError> {
         let mut buffer = BytesMut::new();
-        write(&mut buffer)?;
+        write(&mut buffer).map_err(|error| RawError::Malformed(error.to_string()))?;
         self.wire.write_all(&buffer).await?;
         Ok(self.wire.flush().await?)
     }
@@ -246,8 +246,8 @@ impl RawConnection {
     }
 }
 
-fn malformed(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("malformed {what}"))
+fn malformed(what: &str) -> RawError {
+    RawError::Malformed(format!("malformed {what}"))
 }
 
 fn decode_row(mut body: Bytes) -> Option<RawRow> {
@@ -267,17 +267,11 @@ fn decode_row(mut body: Bytes) -> Option<RawRow> {
 
 fn failed(to: &PostgresConnection, error: RawError) -> ConnectError {
     match error {
-        RawError::Server(error) => ConnectError::from_server(&to.name, to.pass.is_some(), error),
-        RawError::Io(error) => match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
-                ConnectError::Protocol {
-                    connection: to.name.clone(),
-                    address: address(to),
-                    reason: error.to_string(),
-                }
-            }
-            _ => unreachable(to, error),
-        },
+        RawError::Server(error) => ConnectError::from_server(&to.name, to.pass.is_some(), *error),
+        RawError::Io(error) => io_error(to, &error),
+        RawError::Malformed(reason) => {
+            ConnectError::Protocol { connection: to.name.clone(), address: address(to), reason }
+        }
     }
 }
 
@@ -291,7 +285,8 @@ mod tests {
         loop {
             match reader.next(&mut bytes).await {
                 Ok(message) => messages.push(message),
-                Err(error) => return (messages, error.to_string()),
+                Err(RawError::Io(error)) => return (messages, error.to_string()),
+                Err(error) => return (messages, format!("{error:?}")),
             }
         }
     }
@@ -315,7 +310,7 @@ mod tests {
         {
             let (messages, error) = read_all(bytes).await;
             assert!(messages.is_empty());
-            assert_eq!(error, format!("the server sent a message that would be {length} bytes long"));
+            assert_eq!(error, format!(r#"Malformed("a message that would be {length} bytes long")"#));
         }
     }
 

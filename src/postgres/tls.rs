@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::connect::{address, io_error};
 use super::error::ConnectError;
 use super::socket::Wire;
 use crate::config::{PostgresConnection, RootCertificates, SslMode};
@@ -29,42 +30,35 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
 /// Asks for TLS and shakes hands. Gives the stream back as it is where the server has no TLS.
 pub(super) async fn negotiate(mut stream: TcpStream, to: &PostgresConnection) -> Result<Wire, ConnectError> {
     let connector = TlsConnector::from(Arc::new(client_config(to)?));
-    let unreachable = |source| ConnectError::Unreachable {
-        connection: to.name.clone(),
-        address: super::connect::address(to),
-        source,
-    };
-    stream.write_all(&SSL_REQUEST).await.map_err(unreachable)?;
+    let broken = |error: io::Error| io_error(to, &error);
+    stream.write_all(&SSL_REQUEST).await.map_err(broken)?;
     // Exactly one byte: whoever sends more in the clear would have it taken as said under TLS.
-    match stream.read_u8().await.map_err(unreachable)? {
+    match stream.read_u8().await.map_err(broken)? {
         b'S' => {}
         b'N' => return Ok(Wire::Tcp(stream)),
         // An old server, or one that could not even start a process for us.
         _ => {
-            return Err(unreachable(io::Error::other(
-                "the server answered the question for TLS with an error",
-            )));
+            return Err(broken(io::Error::other("the server answered the question for TLS with an error")));
         }
     }
     // Any name will do where none is checked: an address isn't sent to the server.
     let name = ServerName::try_from(to.host.clone()).unwrap_or_else(|_| Ipv4Addr::UNSPECIFIED.into());
-    match connector.connect(name, stream).await {
-        Ok(stream) => Ok(Wire::Tls(Box::new(stream))),
-        Err(error) => Err(handshake_error(to, error)),
-    }
+    connector.connect(name, stream).await.map(|stream| Wire::Tls(Box::new(stream))).map_err(broken)
 }
 
-fn handshake_error(to: &PostgresConnection, error: io::Error) -> ConnectError {
-    let (connection, address) = (to.name.clone(), super::connect::address(to));
-    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) else {
-        return ConnectError::Unreachable { connection, address, source: error };
-    };
-    let reason = tls.to_string();
-    match tls {
+/// What went wrong with TLS, on either side.
+pub(super) fn error(to: &PostgresConnection, error: &TlsError) -> ConnectError {
+    let (connection, address, reason) = (to.name.clone(), address(to), error.to_string());
+    match error {
         TlsError::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => ConnectError::WrongName { connection, address, reason },
         TlsError::InvalidCertificate(_) => ConnectError::Untrusted { connection, address, reason },
+        TlsError::AlertReceived(_) => {
+            let reason =
+                format!("{reason}. The server may want another certificate from us: ssl_cert, ssl_key");
+            ConnectError::Handshake { connection, address, reason }
+        }
         _ => ConnectError::Handshake { connection, address, reason },
     }
 }
@@ -218,5 +212,79 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    fn certificate(names: &[&str], is_ca: bool, year_max: i32) -> (CertificateParams, KeyPair) {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.is_ca = if is_ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::NoCa };
+        params.not_after = rcgen::date_time_ymd(year_max, 1, 1);
+        (params, KeyPair::generate().unwrap())
+    }
+
+    fn self_signed((params, key): (CertificateParams, KeyPair)) -> CertificateDer<'static> {
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    fn verify(
+        root: &CertificateDer<'static>,
+        certificate: &CertificateDer<'_>,
+        host: Option<&str>,
+    ) -> String {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone()).unwrap();
+        let trust = Trust { roots, given: vec![root.clone()] };
+        let verifier = Verifier { trust: Some(trust), is_name_checked: host.is_some(), provider };
+        let name = ServerName::try_from(host.unwrap_or("any").to_owned()).unwrap();
+        match verifier.verify_server_cert(certificate, &[], &name, &[], UnixTime::now()) {
+            Ok(_) => "trusted".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_trusted_if_the_root_vouches_for_it_now() {
+        let (ca, ca_key) = certificate(&[], true, 4000);
+        let root = ca.self_signed(&ca_key).unwrap().der().clone();
+        let issuer = Issuer::new(ca, ca_key);
+        let (good, key) = certificate(&["db.example.org", "10.0.0.1"], false, 4000);
+        let good = good.signed_by(&key, &issuer).unwrap();
+        let (expired, key) = certificate(&["db.example.org"], false, 2001);
+        let expired = expired.signed_by(&key, &issuer).unwrap();
+        for (host, expected) in [
+            (None, "trusted"),
+            (Some("db.example.org"), "trusted"),
+            (Some("10.0.0.1"), "trusted"),
+            (Some("10.0.0.2"), "certificate not valid for name"),
+            (Some("example.org"), "certificate not valid for name"),
+        ] {
+            let found = verify(&root, good.der(), host);
+            assert!(found.contains(expected), "{host:?}: {found}");
+        }
+        let found = verify(&root, expired.der(), None);
+        assert!(found.contains("expired"), "{found}");
+        let other = self_signed(certificate(&[], true, 4000));
+        assert_ne!(verify(&other, good.der(), None), "trusted");
+    }
+
+    #[test]
+    fn a_self_signed_certificate_may_be_its_own_root_until_it_expires() {
+        for is_ca in [true, false] {
+            let own = self_signed(certificate(&["db"], is_ca, 4000));
+            assert_eq!(verify(&own, &own, Some("db")), "trusted");
+            assert!(verify(&own, &own, Some("other")).contains("not valid for name"));
+            let expired = self_signed(certificate(&["db"], is_ca, 2001));
+            assert!(verify(&expired, &expired, None).contains("expired"));
+            let other = self_signed(certificate(&["db"], is_ca, 4000));
+            assert_ne!(verify(&own, &other, None), "trusted");
+        }
     }
 }

@@ -61,6 +61,11 @@ fn transaction_messages() -> Vec<(&'static [u8], Context, Message)> {
             STREAMED,
             Message::Origin { commit_lsn: Lsn(10), name: "elsewhere".into() },
         ),
+    ]
+}
+
+fn streamed_and_prepared_messages() -> Vec<(&'static [u8], Context, Message)> {
+    vec![
         (b"S\0\0\0\x05\x01", STREAMED, Message::StreamStart { xid: 5, is_first: true }),
         (b"E", STREAMED, Message::StreamStop),
         (
@@ -208,7 +213,10 @@ fn row_messages() -> Vec<(&'static [u8], Context, Message)> {
 }
 
 fn all_messages() -> Vec<(&'static [u8], Context, Message)> {
-    [transaction_messages(), table_messages(), row_messages()].into_iter().flatten().collect()
+    [transaction_messages(), streamed_and_prepared_messages(), table_messages(), row_messages()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[test]

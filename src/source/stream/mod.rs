@@ -78,16 +78,16 @@ pub enum StreamError {
     Silent(Duration),
     /// Another process reads from the slot.
     #[error("{0}")]
-    SlotActive(ServerError),
+    SlotActive(Box<ServerError>),
     /// There is no such slot.
     #[error("{0}")]
-    SlotMissing(ServerError),
+    SlotMissing(Box<ServerError>),
     /// The slot is there but can't be read: invalidated, or of another database.
     #[error("{0}")]
-    SlotUnusable(ServerError),
+    SlotUnusable(Box<ServerError>),
     /// The server reports another error.
     #[error("{0}")]
-    Server(ServerError),
+    Server(Box<ServerError>),
     /// What came is not the replication protocol.
     #[error("the server broke the replication protocol: {0}")]
     Protocol(String),
@@ -112,17 +112,9 @@ impl StreamError {
 impl From<RawError> for StreamError {
     fn from(error: RawError) -> Self {
         match error {
-            RawError::Io(error) => error.into(),
+            RawError::Io(error) => StreamError::Lost(error),
+            RawError::Malformed(reason) => StreamError::Protocol(reason),
             RawError::Server(error) => StreamError::Server(error),
-        }
-    }
-}
-
-impl From<io::Error> for StreamError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::InvalidData => StreamError::Protocol(error.to_string()),
-            _ => StreamError::Lost(error),
         }
     }
 }
@@ -155,18 +147,22 @@ impl ReplicationStream {
             connection.expect(b'W').await.map_err(refused)?;
             Ok::<_, StreamError>(interval)
         });
-        let interval = interval.await.unwrap_or_else(|_| Err(StreamError::Silent(COMMAND_TIMEOUT)))?;
+        let interval = interval.await.unwrap_or(Err(StreamError::Silent(COMMAND_TIMEOUT)))?;
         let (wire, reader) = connection.into_parts();
+        Ok(ReplicationStream::over(wire, reader, from, interval))
+    }
+
+    fn over(wire: Wire, reader: MessageReader, from: Lsn, interval: Duration) -> Self {
         let (input, output) = tokio::io::split(wire);
         let feedback = Feedback::new(from);
-        Ok(ReplicationStream {
+        ReplicationStream {
             input,
             reader,
             _writer: AbortOnDropHandle::new(tokio::spawn(feedback.clone().run(output, interval))),
             feedback,
             next_ping: Instant::now() + PING_INTERVAL,
             pings: 0,
-        })
+        }
     }
 
     /// The next frame. Cancel-safe.
@@ -223,7 +219,7 @@ impl ReplicationStream {
             loop {
                 match self.reader.next(&mut self.input).await {
                     Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                    Err(RawError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -277,7 +273,7 @@ fn decode_message(message: BackendMessage) -> Result<Option<Frame>, StreamError>
             let ServerError { severity, code, message, .. } = notice;
             Ok(Some(Frame::Notice { severity, code, message }))
         }
-        b'E' => Err(StreamError::Server(ServerError::decode(&message.body))),
+        b'E' => Err(StreamError::Server(Box::new(ServerError::decode(&message.body)))),
         b'c' | b'C' | b'Z' => Err(StreamError::Ended),
         b'S' => Ok(None),
         other => {
@@ -360,6 +356,25 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn three_unanswered_questions_are_silence_and_any_answer_ends_it() {
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let reader = MessageReader::default();
+        let mut stream = ReplicationStream::over(Wire::Unix(ours), reader, Lsn::ZERO, PING_INTERVAL);
+        let pings =
+            |stream: &mut ReplicationStream| (0..4).map(|_| stream.ping().is_ok()).collect::<Vec<_>>();
+        assert_eq!(pings(&mut stream), [true, true, true, false]);
+        assert_eq!(pings(&mut stream), [true, true, true, false], "the stream is still good after silence");
+        stream.ping().unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut theirs, b"d\0\0\0\x16k\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\0\0")
+            .await
+            .unwrap();
+        let frame = stream.next().await.unwrap();
+        assert_eq!(frame, Frame::Keepalive { wal_end: Lsn(7), reply_requested: false });
+        assert_eq!(stream.feedback().received(), Lsn(7));
+        assert_eq!(pings(&mut stream), [true, true, true, false]);
+    }
+
     #[test]
     fn a_refusal_to_start_says_what_is_wrong_with_the_slot() {
         for (code, expected, transient) in [
@@ -370,7 +385,7 @@ mod tests {
             ("42501", "Server", false),
         ] {
             let body = format!("VERROR\0C{code}\0Mno\0\0");
-            let error = refused(RawError::Server(ServerError::decode(body.as_bytes())));
+            let error = refused(RawError::Server(Box::new(ServerError::decode(body.as_bytes()))));
             assert!(format!("{error:?}").starts_with(expected), "{error:?}");
             assert_eq!(error.is_transient(), transient, "{code}");
         }
