@@ -80,6 +80,11 @@ impl Definition {
         self.target.as_ref().map(|target| target.replace.clone()).unwrap_or_default()
     }
 
+    /// Whether output rows can be told by a key.
+    pub fn rules_have_key(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| !target.key.is_empty())
+    }
+
     /// The output table's name, as the checkpoint keeps it.
     pub fn output_name(&self) -> Option<String> {
         self.pipeline.output.table.as_ref().map(TableName::to_string)

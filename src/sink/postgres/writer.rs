@@ -101,6 +101,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Undoes the open transaction, if there is one.
+    pub async fn roll_back(&mut self) -> Result<(), SinkError> {
+        if std::mem::take(&mut self.is_open) {
+            self.client().batch_execute("ROLLBACK").await.map_err(SinkError::at("rolling back"))?;
+        }
+        Ok(())
+    }
+
     /// Does these, in order, in the open transaction.
     pub async fn write(&mut self, writes: &[Write]) -> Result<(), SinkError> {
         self.begin().await?;
