@@ -1,6 +1,80 @@
-//! The command line.
+//! The command line: reads arguments and files, hands over to the engine, turns how it ended into an exit code.
+
+mod check;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Loaded};
+use crate::engine::error::EngineError;
+use crate::observe::log::{self, LogFormat};
+
+/// Postgres changes, through your own SQL, into another database, exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "trucker", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines look; default: text on a terminal, json elsewhere
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a project: backfill what is there, then follow its changes
+    Run(run::Arguments),
+    /// Check a project against its servers, and change nothing
+    Check(check::Arguments),
+}
 
 /// Runs the command that the arguments name.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            error.print().ok();
+            return ExitCode::from(code);
+        }
+    };
+    match cli.command {
+        Command::Run(arguments) => run::run(arguments, cli.log_format),
+        Command::Check(arguments) => check::run(arguments, cli.log_format),
+    }
+}
+
+/// Reads the project and starts logging; on failure, what is wrong has been said.
+fn load(dir: &PathBuf, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
+    match config::load(dir) {
+        Ok(loaded) => {
+            log::start(format, loaded.secrets.clone());
+            if !loaded.warnings.is_empty() {
+                eprintln!("{}", loaded.warnings);
+            }
+            Ok(loaded)
+        }
+        Err(diagnostics) => {
+            eprintln!("{diagnostics}");
+            Err(ExitCode::from(3))
+        }
+    }
+}
+
+/// Says why a project doesn't run, without its secrets.
+fn fail(error: &EngineError, loaded: &Loaded) -> ExitCode {
+    let text = match error {
+        EngineError::Files(_) => error.to_string(),
+        _ => error.to_string().lines().map(|line| format!("error: {line}")).collect::<Vec<_>>().join("\n"),
+    };
+    eprintln!("{}", loaded.secrets.mask(&text));
+    ExitCode::from(error.exit_code())
+}
+
+/// The asynchronous part of a command.
+fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future))
 }

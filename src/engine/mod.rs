@@ -1,1 +1,318 @@
-//! A whole project at work.
+//! A whole project at work: the only place where sources, pipelines and outputs meet.
+//!
+//! [`prepare`] reaches the servers and checks everything; [`continuity`] sees that stored progress fits them;
+//! [`create`] makes what is missing; then every source and every pipeline is a task of its own, and [`run`] watches
+//! over them until they end.
+
+pub mod continuity;
+pub mod create;
+pub mod error;
+pub mod guard;
+pub mod prepare;
+pub mod route;
+pub mod source;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::change::Lsn;
+use crate::checkpoint::{Floor, Progress};
+use crate::config::Project;
+use crate::pipeline::error::Stopped;
+use crate::pipeline::state::{Phase, State};
+use crate::pipeline::task::{Attach, Task};
+use crate::postgres::catalog::fetch_lsn;
+
+use error::EngineError;
+use guard::Guard;
+use prepare::{PreparedProject, PreparedSource};
+use route::{Reader, Router};
+use source::{SourceError, SourceTask};
+
+/// Bytes that all queues together may hold.
+const QUEUES_BYTES: usize = 24 << 20;
+const QUEUE_BYTES_MIN: usize = 512 * 1024;
+/// How long pipelines may take to finish their batch when the process is to end.
+const GRACE: Duration = Duration::from_secs(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// As it was told to.
+    Well,
+    /// With failed pipelines; what went wrong was logged where it happened.
+    WithFailures,
+    /// Another process took over.
+    Fenced,
+}
+
+/// Whether to stop once caught up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Run on.
+    Shutdown,
+    /// Backfill, load what was committed at the source before the start, stop.
+    CaughtUp,
+}
+
+enum Event {
+    Pipeline(usize, Result<(), Stopped>),
+    Source(usize, Result<(), SourceError>),
+    Guard(usize, EngineError),
+}
+
+struct Running {
+    pipelines: Vec<(String, usize, Floor, Arc<State>)>,
+    targets: Vec<Option<Lsn>>,
+    tasks: JoinSet<Event>,
+    guards: JoinSet<Event>,
+    stop_pipelines: watch::Sender<bool>,
+    stop_sources: Vec<watch::Sender<bool>>,
+    pipelines_left: usize,
+    failures: usize,
+    is_fenced: bool,
+}
+
+/// Checks a project against its servers and changes nothing.
+pub async fn check(project: &Project) -> Result<(), EngineError> {
+    let prepared = prepare::prepare(project).await?;
+    for source in &prepared.sources {
+        continuity::check(source).await?;
+    }
+    Ok(())
+}
+
+/// Runs a project until `shutdown` turns true, or as `until` says.
+pub async fn run(
+    project: &Project,
+    until: Until,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<Ended, EngineError> {
+    let mut prepared = prepare::prepare(project).await?;
+    let mut guards = Vec::new();
+    for source in &prepared.sources {
+        guards.push(guard::take(source, until == Until::CaughtUp, &mut shutdown).await?);
+    }
+    if guards.iter().any(|(_, has_waited)| *has_waited) {
+        prepared = prepare::prepare(project).await?;
+    }
+    for source in &prepared.sources {
+        continuity::check(source).await?;
+    }
+    tokio::select! {
+        made = create::create(&mut prepared) => made?,
+        _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
+    }
+    let guards = guards.into_iter().map(|(guard, _)| guard).collect();
+    let mut running = start(prepared, guards, until).await?;
+    running.supervise(shutdown).await;
+    Ok(running.end().await)
+}
+
+async fn start(prepared: PreparedProject, guards: Vec<Guard>, until: Until) -> Result<Running, EngineError> {
+    let (stop_pipelines, stopping) = watch::channel(false);
+    let count = prepared.sources.iter().map(|source| source.pipelines.len()).sum::<usize>();
+    let mut running = Running {
+        pipelines: Vec::new(),
+        targets: Vec::new(),
+        tasks: JoinSet::new(),
+        guards: JoinSet::new(),
+        stop_pipelines,
+        stop_sources: Vec::new(),
+        pipelines_left: count,
+        failures: 0,
+        is_fenced: false,
+    };
+    let queue_bytes = (QUEUES_BYTES / count.max(1)).max(QUEUE_BYTES_MIN);
+    for (place, guard) in guards.into_iter().enumerate() {
+        running.guards.spawn(async move { Event::Guard(place, guard.watch().await) });
+    }
+    for source in prepared.sources {
+        running.start_source(source, queue_bytes, until, stopping.clone()).await?;
+    }
+    Ok(running)
+}
+
+impl Running {
+    async fn start_source(
+        &mut self,
+        source: PreparedSource,
+        queue_bytes: usize,
+        until: Until,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<(), EngineError> {
+        let source_place = self.stop_sources.len();
+        let (stop, source_stopping) = watch::channel(false);
+        self.stop_sources.push(stop);
+        let target = match until {
+            Until::Shutdown => None,
+            Until::CaughtUp => Some(caught_up_lsn(&source).await?),
+        };
+        self.targets.push(target);
+        let (attach, attaching) = mpsc::channel(64);
+        let (mut progress, mut readers) = (Progress::default(), Vec::new());
+        for pipeline in &source.pipelines {
+            let definition = pipeline.definition.clone();
+            let loaded = pipeline.checkpoint.as_ref().and_then(|checkpoint| checkpoint.loaded_lsn);
+            let floor = progress.add(loaded.unwrap_or_else(|| source.slot_lsn()));
+            let place = self.pipelines.len();
+            let tables = definition.tables.iter().map(|t| (t.oid, t.schema.clone(), t.table.clone()));
+            readers.push(Reader { place, floor: floor.clone(), tables: tables.collect() });
+            let state = Arc::new(State::default());
+            self.pipelines.push((
+                definition.pipeline.name.clone(),
+                source_place,
+                floor.clone(),
+                state.clone(),
+            ));
+            let task = Task {
+                definition,
+                place,
+                origin: source.origin(),
+                floor,
+                attach: attach.clone(),
+                queue_bytes,
+                state,
+                shutdown: stopping.clone(),
+            };
+            self.tasks.spawn(async move { Event::Pipeline(place, task.run().await) });
+        }
+        self.spawn_source(
+            &source,
+            source_place,
+            Router::new(readers),
+            progress,
+            attaching,
+            target,
+            source_stopping,
+        );
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one task, each used once")]
+    fn spawn_source(
+        &mut self,
+        source: &PreparedSource,
+        place: usize,
+        router: Router,
+        progress: Progress,
+        attach: mpsc::Receiver<Attach>,
+        target: Option<Lsn>,
+        shutdown: watch::Receiver<bool>,
+    ) {
+        let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
+        let task = SourceTask { connection, slot, router, progress, attach, target, shutdown };
+        self.tasks.spawn(async move { Event::Source(place, task.run().await) });
+    }
+
+    /// Waits until it is time to end.
+    async fn supervise(&mut self, mut shutdown: watch::Receiver<bool>) {
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        let is_once = self.targets.iter().any(Option::is_some);
+        tracing::info!(event = "running", pipelines = self.pipelines.len(), "running");
+        while self.pipelines_left > 0 && !self.is_fenced {
+            tokio::select! {
+                _ = shutdown.wait_for(|end| *end) => return,
+                Some(event) = self.tasks.join_next() => self.note(event),
+                Some(event) = self.guards.join_next() => self.note(event),
+                _ = look.tick(), if is_once => if self.has_caught_up() { return },
+            }
+        }
+    }
+
+    fn has_caught_up(&self) -> bool {
+        self.pipelines.iter().all(|(_, source, floor, state)| {
+            let is_there = self.targets[*source].is_some_and(|target| floor.lsn() >= target);
+            let (phase, _) = state.phase();
+            phase == Phase::Failed || is_there && phase == Phase::Follow
+        })
+    }
+
+    fn note(&mut self, event: Result<Event, tokio::task::JoinError>) {
+        match event {
+            Ok(Event::Pipeline(place, outcome)) => {
+                self.pipelines_left -= 1;
+                let Err(stopped) = outcome else { return };
+                self.failures += 1;
+                self.is_fenced |= stopped.error.is_fenced();
+                tracing::error!(event = "pipeline_failed", pipeline = %self.pipelines[place].0, at = %stopped.first,
+                    "pipeline {} failed: {}. Its place is kept at {}; mend the cause and start again",
+                    self.pipelines[place].0, stopped.error, stopped.first);
+            }
+            Ok(Event::Source(place, Err(error))) => self.lose_source(place, &error.to_string()),
+            Ok(Event::Source(_, Ok(()))) => {}
+            Ok(Event::Guard(place, error)) => self.lose_source(place, &error.to_string()),
+            // A task that panicked took only itself along; what it was doing is undone by the servers.
+            Err(error) if error.is_panic() => {
+                self.failures += 1;
+                self.pipelines_left = 0;
+                tracing::error!(event = "bug", "a task ended by a bug of trucker's; stopping");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// A source that can't go on takes its pipelines along.
+    fn lose_source(&mut self, place: usize, error: &str) {
+        tracing::error!(event = "source_failed", "{error}");
+        self.failures += 1;
+        // Its pipelines end by themselves: nobody takes them into a stream any more.
+        self.stop_sources[place].send_replace(true);
+        self.pipelines_left =
+            self.pipelines_left.min(self.pipelines.iter().filter(|(_, source, ..)| *source != place).count());
+    }
+
+    /// Lets pipelines finish what they are at, then sources confirm it.
+    async fn end(mut self) -> Ended {
+        self.stop_pipelines.send_replace(true);
+        let finished = tokio::time::timeout(GRACE, async {
+            let mut left = self.pipelines.len();
+            while left > 0 {
+                let Some(event) = self.tasks.join_next().await else { break };
+                left -= usize::from(matches!(event, Ok(Event::Pipeline(..))));
+                if left == 0 || self.pipelines_left == 0 {
+                    break;
+                }
+                self.note(event);
+            }
+        });
+        if finished.await.is_err() {
+            tracing::warn!(
+                event = "not_finished",
+                "an output doesn't answer: ending in the middle of a batch, which is undone"
+            );
+        }
+        for stop in &self.stop_sources {
+            stop.send_replace(true);
+        }
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while self.tasks.join_next().await.is_some() {}
+        })
+        .await
+        .ok();
+        match (self.is_fenced, self.failures) {
+            (true, _) => Ended::Fenced,
+            (false, 0) => Ended::Well,
+            (false, _) => Ended::WithFailures,
+        }
+    }
+}
+
+/// Everything committed before now ends before this.
+async fn caught_up_lsn(source: &PreparedSource) -> Result<Lsn, EngineError> {
+    let failed = || EngineError::at(&source.connection.name, "asking for the WAL position");
+    let inserted = fetch_lsn(&source.control.client, "pg_current_wal_insert_lsn").await.map_err(failed())?;
+    // With synchronous_commit = off, commits are flushed a little later; the stream has them only then.
+    for _ in 0..40 {
+        let flushed = fetch_lsn(&source.control.client, "pg_current_wal_flush_lsn").await.map_err(failed())?;
+        if flushed >= inserted {
+            return Ok(flushed);
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    fetch_lsn(&source.control.client, "pg_current_wal_flush_lsn").await.map_err(failed())
+}

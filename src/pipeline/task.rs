@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::change::Lsn;
 use crate::checkpoint::{Floor, Seam, is_loaded};
-use crate::postgres::{ConnectError, Purpose, Session, connect};
+use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, Origin};
 use crate::sink::postgres::{SinkError, Writer};
 
@@ -73,10 +73,10 @@ impl Task {
     pub async fn run(mut self) -> Result<(), Stopped> {
         let mut memory = Memory::default();
         loop {
-            let mut shutdown = self.shutdown.clone();
+            let (mut shutdown, state) = (self.shutdown.clone(), self.state.clone());
             let outcome = tokio::select! {
                 outcome = self.live(&mut memory) => outcome,
-                () = ended(&mut shutdown), if !self.state.is_following() => return Ok(()),
+                () = ended_elsewhere(&mut shutdown, &state) => return Ok(()),
             };
             let Err(error) = outcome else { return Ok(()) };
             let first = self.floor.lsn();
@@ -123,8 +123,7 @@ impl Task {
         let source = connect(&definition.source, Purpose::Source).await?;
         let output = connect(&definition.output, Purpose::Output).await?;
         let claimed = self.claim(&output, memory).await?;
-        let mut writer =
-            Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
+        let mut writer = Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
         if writer.loaded_lsn().is_none() {
             self.state.enter(Phase::Backfill);
             let control = connect(&definition.source, Purpose::Control).await?;
@@ -168,7 +167,8 @@ impl Task {
         let from = Position { loaded: writer.loaded_lsn().unwrap_or_default(), seam: writer.seam().cloned() };
         let careful_until = memory.careful_until;
         let batch_bytes = (self.queue_bytes / 4).max(64 * 1024);
-        let reading = read(stage, receiver, from, careful_until, batch_bytes, &self.state, self.shutdown.clone());
+        let reading =
+            read(stage, receiver, from, careful_until, batch_bytes, &self.state, self.shutdown.clone());
         let writing = self.write(&mut writer, work, &mut memory.pause);
         // If both fail, the writer's failure is the cause: the reader's is that nobody takes its work.
         tokio::pin!(reading, writing);
@@ -243,7 +243,9 @@ async fn read(
         let Some(mut batch) = batch else { return Err(PipelineError::StreamBroke) };
         // A part of a transaction that goes on is not told from its end by position alone.
         let end = batch.iter().rev().find_map(|piece| piece.end);
-        state.reading(batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)));
+        state.reading(
+            batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)),
+        );
         let is_whole = batch.last().is_some_and(|piece| piece.end.is_some());
         let mut parts = Vec::new();
         for piece in batch.iter_mut().filter(|piece| !position.has(piece)) {
@@ -272,13 +274,10 @@ pub(super) async fn ended(shutdown: &mut watch::Receiver<bool>) {
     }
 }
 
-impl From<Stopped> for PipelineError {
-    fn from(stopped: Stopped) -> Self {
-        stopped.error
+/// The same, but only where the pipeline doesn't see to it by itself: following, it first finishes its batch.
+async fn ended_elsewhere(shutdown: &mut watch::Receiver<bool>, state: &State) {
+    ended(shutdown).await;
+    if state.is_following() {
+        std::future::pending::<()>().await;
     }
-}
-
-/// Whether a server refused us in a way that no waiting mends.
-pub fn is_refused(error: &ConnectError) -> bool {
-    !error.is_transient()
 }

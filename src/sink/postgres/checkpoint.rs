@@ -85,7 +85,9 @@ pub async fn ensure_table(client: &Client) -> Result<(), SinkError> {
     if done.is_err() {
         client.batch_execute("ROLLBACK").await.ok();
     }
-    done.map_err(SinkError::at("creating schema trucker with the checkpoints (needs CREATE on the output database)"))
+    done.map_err(SinkError::at(
+        "creating schema trucker with the checkpoints (needs CREATE on the output database)",
+    ))
 }
 
 /// Whether there is a checkpoint table.
@@ -203,4 +205,15 @@ pub async fn reset(client: &Client, key: &CheckpointKey) -> Result<(), SinkError
                seam_snapshot = NULL, seam_bound = NULL WHERE project = $1 AND pipeline = $2";
     let done = client.execute(sql, &[&key.project, &key.pipeline]).await;
     done.map(drop).map_err(SinkError::at("resetting the checkpoint"))
+}
+
+/// Whether other pipelines' checkpoints, of whatever project, name that output table.
+pub async fn has_other_writers(client: &Client, key: &CheckpointKey, table: &str) -> Result<bool, SinkError> {
+    if !exists(client).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT EXISTS (SELECT FROM trucker.checkpoint WHERE output_table = $3 \
+               AND (project, pipeline) <> ($1, $2))";
+    let row = client.query_one(sql, &[&key.project, &key.pipeline, &table]).await;
+    Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.get(0))
 }

@@ -1,0 +1,152 @@
+//! Whether stored progress and the slot still belong together. A checkpoint means something only on the server, slot
+//! and history that it was made on; anything else is refused, with what to do, and never continued with a gap.
+
+use super::error::EngineError;
+use super::prepare::{PreparedSource, fetch_switch_point};
+use crate::change::Lsn;
+use crate::sink::postgres::checkpoint::Checkpoint;
+use crate::source::slot::Slot;
+
+/// Refuses what can't go on exactly where it stopped.
+pub async fn check(source: &PreparedSource) -> Result<(), EngineError> {
+    let mut messages = Vec::new();
+    messages.extend(source.slot.as_ref().and_then(|slot| unusable(source, slot)));
+    if messages.is_empty() {
+        messages.extend(publication(source));
+        for pipeline in &source.pipelines {
+            if let Some(checkpoint) = &pipeline.checkpoint {
+                messages.extend(continues(source, checkpoint).await?);
+            }
+        }
+    }
+    if messages.is_empty() { Ok(()) } else { Err(EngineError::Servers(messages)) }
+}
+
+fn start_over(source: &PreparedSource) -> String {
+    format!(
+        "To start over: SELECT pg_drop_replication_slot('{slot}') and DROP PUBLICATION IF EXISTS {slot} on the source, \
+         DELETE FROM trucker.checkpoint on the outputs, then run again: every pipeline is filled anew",
+        slot = source.slot_name
+    )
+}
+
+fn unusable(source: &PreparedSource, slot: &Slot) -> Option<String> {
+    let (connection, name) = (&source.connection.name, &source.slot_name);
+    let what = match slot.plugin.as_deref() {
+        None => "is a physical slot".to_owned(),
+        Some(plugin) if plugin != "pgoutput" => format!("is one of the plugin {plugin}"),
+        _ if slot.is_temporary => "is another session's temporary slot".to_owned(),
+        _ if slot.database.as_deref() != Some(&source.connection.database) => {
+            format!("is one of database {}", slot.database.as_deref().unwrap_or_default())
+        }
+        _ => {
+            let reason = slot.lost.as_deref()?;
+            return Some(format!(
+                "connection {connection}: replication slot {name} is lost ({reason}): the server has removed WAL that \
+                 wasn't read yet, so changes are missing. {}. Then raise max_slot_wal_keep_size",
+                start_over(source)
+            ));
+        }
+    };
+    Some(format!(
+        "connection {connection}: replication slot {name} {what}, not trucker's. Give the project another `name` in trucker.yml"
+    ))
+}
+
+fn publication(source: &PreparedSource) -> Vec<String> {
+    let (connection, name) = (&source.connection.name, &source.slot_name);
+    let Some(publication) = &source.publication else {
+        let is_used = source.slot.is_some();
+        let message = format!(
+            "connection {connection}: publication {name} is gone, but its slot is there: changes made since can't be decoded. {}",
+            start_over(source)
+        );
+        return is_used.then_some(message).into_iter().collect();
+    };
+    let mut messages = Vec::new();
+    if let Some(alteration) = &publication.alteration {
+        messages.push(format!(
+            "connection {connection}: publication {name} was altered: {alteration}, so changes may be missing. {}",
+            start_over(source)
+        ));
+    }
+    for table in publication.tables.iter().filter(|t| t.is_narrowed) {
+        messages.push(format!(
+            "connection {connection}: publication {name} has a row filter or column list on {}.{}, so changes are missing. {}",
+            table.schema,
+            table.table,
+            start_over(source)
+        ));
+    }
+    for pipeline in source.pipelines.iter().filter(|p| p.checkpoint.is_some()) {
+        let pipeline_name = &pipeline.definition.pipeline.name;
+        for table in pipeline.definition.tables.iter().filter(|t| publication.table(t.oid).is_none()) {
+            messages.push(format!(
+                "connection {connection}: {} was taken out of publication {name}, or is another table than it was, so \
+                 changes are missing. Fill the pipeline anew: {}",
+                table.sql(),
+                refill(pipeline_name)
+            ));
+        }
+    }
+    messages
+}
+
+fn refill(pipeline: &str) -> String {
+    format!("DELETE FROM trucker.checkpoint WHERE pipeline = '{pipeline}' on its output, and run again")
+}
+
+async fn continues(source: &PreparedSource, checkpoint: &Checkpoint) -> Result<Option<String>, EngineError> {
+    let (connection, name, identity) = (&source.connection.name, &source.slot_name, &source.identity);
+    let (pipeline, origin) = (&checkpoint.pipeline, &checkpoint.origin);
+    let loaded = checkpoint.loaded_lsn.unwrap_or_default();
+    if origin.system_identifier != identity.system_identifier || origin.database != source.connection.database
+    {
+        return Ok(Some(format!(
+            "connection {connection}: this is not the database that pipeline {pipeline} was filled from (system identifier {}, \
+             database {}; it was {}, {}). Restore the connection, or fill it from here: {}",
+            identity.system_identifier,
+            source.connection.database,
+            origin.system_identifier,
+            origin.database,
+            refill(pipeline)
+        )));
+    }
+    if origin.timeline != identity.timeline {
+        let switched = fetch_switch_point(&source.connection, origin.timeline, identity.timeline).await?;
+        if switched.is_none_or(|lsn| loaded > lsn) {
+            return Ok(Some(format!(
+                "connection {connection}: the server is on timeline {} now, and pipeline {pipeline} has loaded up to {loaded} \
+                 on timeline {}: the output may hold transactions that the server never had. Fill it anew: {}",
+                identity.timeline,
+                origin.timeline,
+                refill(pipeline)
+            )));
+        }
+    }
+    let Some(slot) = source.slot.as_ref() else {
+        return Ok(Some(format!(
+            "connection {connection}: replication slot {name} is gone, and with it the changes since {loaded}, where pipeline \
+             {pipeline} stands. {}",
+            start_over(source)
+        )));
+    };
+    let confirmed = slot.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
+    if confirmed > loaded {
+        return Ok(Some(format!(
+            "connection {connection}: replication slot {name} starts at {confirmed}, but pipeline {pipeline} has loaded only up \
+             to {loaded}: what lies between is lost (the slot was made anew or advanced, or the output was restored from a \
+             backup). Fill the pipeline anew: {}",
+            refill(pipeline)
+        )));
+    }
+    if loaded > identity.flush_lsn {
+        return Ok(Some(format!(
+            "connection {connection}: pipeline {pipeline} has loaded up to {loaded}, but the server's WAL ends at {}: it was \
+             restored from a backup, or is another one. Fill the pipeline anew: {}",
+            identity.flush_lsn,
+            refill(pipeline)
+        )));
+    }
+    Ok(None)
+}

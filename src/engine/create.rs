@@ -1,0 +1,108 @@
+//! What trucker creates on servers: schema `trucker` on outputs, then a publication, then a slot, in this order. (A slot
+//! made before its publication can't decode what lies between the two.) Later starts bring the publication up to date.
+
+use super::error::EngineError;
+use super::prepare::{PreparedProject, PreparedSource};
+use crate::change::Lsn;
+use crate::postgres::catalog::Table;
+use crate::sink::postgres::checkpoint::{self, CheckpointKey};
+use crate::source::{publication, slot};
+
+/// Creates what is missing.
+pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
+    for (name, session) in &project.outputs {
+        let made = checkpoint::ensure_table(&session.client).await;
+        made.map_err(|e| EngineError::server(format!("connection {name}: {e}")))?;
+    }
+    retire_orphans(project).await?;
+    for source in &mut project.sources {
+        ensure_publication(source).await?;
+        ensure_slot(source).await?;
+    }
+    Ok(())
+}
+
+/// A pipeline whose folder is gone no longer holds the slot back, so its place is worth nothing: should the folder
+/// come back, it is filled anew.
+async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
+    for (name, session) in &project.outputs {
+        let failed = |e| EngineError::server(format!("connection {name}: {e}"));
+        for found in checkpoint::fetch_all(&session.client, &project.name).await.map_err(failed)? {
+            let is_ours = project.sources.iter().any(|source| {
+                let mut origin = source.origin();
+                origin.timeline = found.origin.timeline;
+                origin == found.origin
+            });
+            let mut pipelines = project.sources.iter().flat_map(|s| &s.pipelines);
+            let is_known = pipelines
+                .any(|p| p.definition.key.pipeline == found.pipeline && p.definition.output.name == *name);
+            if is_ours && !is_known && found.loaded_lsn.is_some() {
+                tracing::warn!(event = "pipeline_gone", pipeline = %found.pipeline,
+                    "the pipeline's folder is gone: its place is given up; bringing it back means a new backfill");
+                let key = CheckpointKey { project: project.name.clone(), pipeline: found.pipeline };
+                checkpoint::reset(&session.client, &key).await.map_err(failed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineError> {
+    let mut wanted: Vec<&Table> = Vec::new();
+    for table in source.pipelines.iter().flat_map(|p| &p.definition.tables) {
+        if !wanted.iter().any(|t| t.oid == table.oid) {
+            wanted.push(table);
+        }
+    }
+    let name = source.slot_name.as_str();
+    let names = |tables: &[&Table]| -> Vec<(String, String)> {
+        tables.iter().map(|t| (t.schema.clone(), t.table.clone())).collect()
+    };
+    let mut statements = Vec::new();
+    match &source.publication {
+        None => statements.push(publication::create_sql(name, &borrowed(&names(&wanted)))),
+        Some(existing) => {
+            let added: Vec<&Table> =
+                wanted.iter().copied().filter(|t| existing.table(t.oid).is_none()).collect();
+            if !added.is_empty() {
+                let version = source.control.server_version;
+                statements.push(publication::add_sql(version, name, &borrowed(&names(&added))));
+            }
+            let left = existing.tables.iter().filter(|t| !wanted.iter().any(|w| w.oid == t.oid));
+            let left: Vec<(String, String)> = left.map(|t| (t.schema.clone(), t.table.clone())).collect();
+            if !left.is_empty() {
+                statements.push(publication::drop_sql(name, &borrowed(&left)));
+            }
+        }
+    }
+    for sql in statements {
+        tracing::info!(event = "publication", connection = %source.connection.name, "{sql}");
+        let done = source.control.client.batch_execute(&sql).await;
+        done.map_err(EngineError::at(&source.connection.name, "bringing the publication up to date"))?;
+    }
+    Ok(())
+}
+
+fn borrowed(names: &[(String, String)]) -> Vec<(&str, &str)> {
+    names.iter().map(|(schema, table)| (schema.as_str(), table.as_str())).collect()
+}
+
+async fn ensure_slot(source: &mut PreparedSource) -> Result<(), EngineError> {
+    let (client, name) = (&source.control.client, source.slot_name.as_str());
+    if source.slot.is_none() {
+        let lsn = slot::create(client, &source.observer.client, name).await;
+        let lsn = lsn.map_err(EngineError::at(&source.connection.name, "creating the replication slot"))?;
+        tracing::info!(event = "slot_created", connection = %source.connection.name, slot = name, at = %lsn,
+            "created replication slot {name}");
+    }
+    let found = slot::fetch(client, source.control.server_version, name).await;
+    source.slot = found.map_err(EngineError::at(&source.connection.name, "reading slots"))?;
+    Ok(())
+}
+
+impl PreparedSource {
+    /// Where the slot stands: nothing before it can be read any more.
+    pub fn slot_lsn(&self) -> Lsn {
+        self.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn).unwrap_or_default()
+    }
+}

@@ -1,0 +1,340 @@
+//! Everything before the first change flows: reach the servers, check every pipeline against them, see that stored
+//! progress and slot belong together. Up to here nothing is created; [`create`](super::create) does that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::error::{EngineError, Findings};
+use crate::change::Lsn;
+use crate::config::{Connection, Pipeline, PostgresConnection, Project};
+use crate::pipeline::backfill;
+use crate::pipeline::compiled::Compiled;
+use crate::pipeline::definition::{Checked, Definition};
+use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
+use crate::postgres::{Purpose, RawConnection, RawError, Session, connect};
+use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey, Origin};
+use crate::source::publication::{self, Publication};
+use crate::source::slot::{self, Slot};
+
+/// The oldest major version that is supported, as server_version_num.
+const VERSION_MIN: u32 = 140_000;
+
+/// A pipeline, ready to run.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What it is.
+    pub definition: Arc<Definition>,
+    /// Where it was left; None if it never ran, or its first backfill isn't done.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// A source, as it was found.
+pub struct PreparedSource {
+    /// Where.
+    pub connection: PostgresConnection,
+    /// A session for what isn't about changes.
+    pub control: Session,
+    /// Another, to look at what the first waits for.
+    pub observer: Session,
+    /// Name of slot and publication.
+    pub slot_name: String,
+    /// The slot, if it exists.
+    pub slot: Option<Slot>,
+    /// The publication, if it exists.
+    pub publication: Option<Publication>,
+    /// The cluster.
+    pub identity: ServerIdentity,
+    /// Its pipelines.
+    pub pipelines: Vec<Prepared>,
+}
+
+impl PreparedSource {
+    /// What checkpoints are bound to.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            system_identifier: self.identity.system_identifier.clone(),
+            timeline: self.identity.timeline,
+            slot: self.slot_name.clone(),
+            database: self.connection.database.clone(),
+        }
+    }
+}
+
+/// A project that fits its servers.
+pub struct PreparedProject {
+    /// Its sources.
+    pub sources: Vec<PreparedSource>,
+    /// Outputs, by connection name.
+    pub outputs: BTreeMap<String, Session>,
+    /// The project's name in checkpoints.
+    pub name: String,
+}
+
+/// Checks a whole project against its servers. Changes nothing on any of them.
+pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> {
+    let name = project.name.clone().unwrap_or_else(|| "trucker".to_owned());
+    let mut findings = Findings::default();
+    let (mut sources, mut outputs) = (Vec::new(), BTreeMap::new());
+    for pipeline in &project.pipelines {
+        let output = postgres(project, &pipeline.output.connection);
+        let Some(output) = output else {
+            findings.server(format!(
+                "pipeline {}: connection {} is ClickHouse, which can't be written to yet",
+                pipeline.name, pipeline.output.connection
+            ));
+            continue;
+        };
+        if !outputs.contains_key(&output.name) {
+            match connect(output, Purpose::Output).await {
+                Ok(session) => drop(outputs.insert(output.name.clone(), session)),
+                Err(error) => findings.server(error.to_string()),
+            }
+        }
+    }
+    for connection in project.connections.iter().filter_map(as_postgres) {
+        let of_source: Vec<&Pipeline> =
+            project.pipelines.iter().filter(|p| p.input.connection == connection.name).collect();
+        if of_source.is_empty() {
+            continue;
+        }
+        match reach(connection, project).await {
+            Ok(mut source) => {
+                check_pipelines(project, &name, &mut source, &outputs, &of_source, &mut findings).await?;
+                sources.push(source);
+            }
+            Err(EngineError::Servers(messages)) => messages.into_iter().for_each(|m| findings.server(m)),
+            Err(error) => return Err(error),
+        }
+    }
+    findings.verdict()?;
+    Ok(PreparedProject { sources, outputs, name })
+}
+
+fn as_postgres(connection: &Connection) -> Option<&PostgresConnection> {
+    match connection {
+        Connection::Postgres(connection) => Some(connection),
+        Connection::Clickhouse(_) => None,
+    }
+}
+
+fn postgres<'a>(project: &'a Project, name: &str) -> Option<&'a PostgresConnection> {
+    project.connection(name).and_then(as_postgres)
+}
+
+/// Connects to a source and sees whether it can be one at all.
+async fn reach(connection: &PostgresConnection, project: &Project) -> Result<PreparedSource, EngineError> {
+    let name = connection.name.as_str();
+    if connection.replica.is_some() {
+        return Err(EngineError::server(format!(
+            "connection {name}: reading from a replica (replica_host) isn't there yet"
+        )));
+    }
+    let control = connect(connection, Purpose::Control).await?;
+    let observer = connect(connection, Purpose::Control).await?;
+    let version = control.server_version;
+    if version < VERSION_MIN {
+        let message = format!(
+            "connection {name}: Postgres {} is too old: 14 is the oldest that works",
+            version / 10_000
+        );
+        return Err(EngineError::server(message));
+    }
+    let client = &control.client;
+    let sql = "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery()";
+    let row = client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for wal_level"))?;
+    if row.get(1) {
+        let message = format!("connection {name}: the server is a standby: name the primary as host");
+        return Err(EngineError::server(message));
+    }
+    let level: String = row.get(0);
+    if level != "logical" {
+        return Err(EngineError::server(format!(
+            "connection {name}: wal_level is {level}, but changes can be read only with logical. \
+             Run ALTER SYSTEM SET wal_level = logical and restart the server"
+        )));
+    }
+    let identity =
+        fetch_server_identity(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
+    let slot_name = slot_name(client, version, connection, project).await?;
+    let slot =
+        slot::fetch(client, version, &slot_name).await.map_err(EngineError::at(name, "reading slots"))?;
+    let publication = publication::fetch(client, version, &slot_name)
+        .await
+        .map_err(EngineError::at(name, "reading publications"))?;
+    let source = PreparedSource {
+        connection: connection.clone(),
+        control,
+        observer,
+        slot_name,
+        slot,
+        publication,
+        identity,
+        pipelines: Vec::new(),
+    };
+    check_capacity(&source).await?;
+    Ok(source)
+}
+
+/// Slots are the cluster's, not the database's: a second database of the same cluster needs a name of its own.
+async fn slot_name(
+    client: &tokio_postgres::Client,
+    version: u32,
+    connection: &PostgresConnection,
+    project: &Project,
+) -> Result<String, EngineError> {
+    let base = project.slot_name();
+    let other: String = connection
+        .name
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect();
+    let longer: String = format!("{base}_{other}").chars().take(63).collect();
+    let at = || EngineError::at(&connection.name, "reading slots");
+    let is_ours = |slot: &Option<Slot>| {
+        slot.as_ref().is_some_and(|s| s.database.as_deref() == Some(&connection.database))
+    };
+    let of_base = slot::fetch(client, version, &base).await.map_err(at())?;
+    if of_base.is_none() || is_ours(&of_base) || of_base.as_ref().is_some_and(|s| s.database.is_none()) {
+        let of_longer = slot::fetch(client, version, &longer).await.map_err(at())?;
+        return Ok(if of_base.is_none() && is_ours(&of_longer) { longer } else { base });
+    }
+    Ok(longer)
+}
+
+/// Whether what is missing may be made: slots left, rights given.
+async fn check_capacity(source: &PreparedSource) -> Result<(), EngineError> {
+    let name = source.connection.name.as_str();
+    let mut messages = Vec::new();
+    let sql = "SELECT r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE m.rolname = \
+               'rds_replication' AND pg_catalog.pg_has_role(m.oid, 'MEMBER')), pg_catalog.quote_ident(r.rolname), \
+               (SELECT count(*) FROM pg_catalog.pg_replication_slots) \
+                 >= pg_catalog.current_setting('max_replication_slots')::int, \
+               pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
+               pg_catalog.quote_ident(pg_catalog.current_database()) \
+               FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+    let row = source
+        .control
+        .client
+        .query_one(sql, &[])
+        .await
+        .map_err(EngineError::at(name, "asking for rights"))?;
+    let role: String = row.get(1);
+    if !row.get::<_, bool>(0) {
+        messages.push(format!(
+            "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
+        ));
+    }
+    if source.slot.is_none() && row.get(2) {
+        messages.push(format!(
+            "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
+             one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
+        ));
+    }
+    if source.publication.is_none() && !row.get::<_, bool>(3) {
+        let database: String = row.get(4);
+        messages.push(format!(
+            "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
+        ));
+    }
+    if messages.is_empty() { Ok(()) } else { Err(EngineError::Servers(messages)) }
+}
+
+async fn check_pipelines(
+    project: &Project,
+    name: &str,
+    source: &mut PreparedSource,
+    outputs: &BTreeMap<String, Session>,
+    pipelines: &[&Pipeline],
+    findings: &mut Findings,
+) -> Result<(), EngineError> {
+    for &pipeline in pipelines {
+        let Some(output) = postgres(project, &pipeline.output.connection) else { continue };
+        let Some(session) = outputs.get(&output.name) else { continue };
+        match check_pipeline(project, name, source, (output, session), pipeline).await {
+            Ok(prepared) => source.pipelines.push(prepared),
+            Err(error) => findings.pipeline(&pipeline.name, error),
+        }
+    }
+    check_ownership(source, findings).await
+}
+
+async fn check_pipeline(
+    project: &Project,
+    name: &str,
+    source: &PreparedSource,
+    output: (&PostgresConnection, &Session),
+    pipeline: &Pipeline,
+) -> Checked<Prepared> {
+    let key = CheckpointKey { project: name.to_owned(), pipeline: pipeline.name.clone() };
+    let is_only_writer = match &pipeline.output.table {
+        None => true,
+        Some(table) => {
+            let same = project.pipelines.iter().filter(|p| {
+                p.output.connection == pipeline.output.connection && p.output.table.as_ref() == Some(table)
+            });
+            let client = &output.1.client;
+            same.count() == 1 && !checkpoint::has_other_writers(client, &key, &table.to_string()).await?
+        }
+    };
+    let definition = Definition::check(
+        Arc::new(pipeline.clone()),
+        (&source.connection, &source.control.client),
+        (output.0, &output.1.client),
+        key.clone(),
+        is_only_writer,
+    )
+    .await?;
+    let types = definition.types(&source.control.client).await?;
+    for table in &definition.tables {
+        let relation = Arc::new(table.relation());
+        Compiled::new(&definition, &source.control.client, &types, &relation).await?;
+    }
+    backfill::check(&definition, &source.control, &types).await?;
+    let all = checkpoint::fetch_all(&output.1.client, name).await?;
+    let found = all.into_iter().find(|c| c.pipeline == pipeline.name && c.loaded_lsn.is_some());
+    Ok(Prepared { definition: Arc::new(definition), checkpoint: found })
+}
+
+/// Only a table's owner may publish it.
+async fn check_ownership(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
+    let name = source.connection.name.as_str();
+    let published = |oid: u32| source.publication.as_ref().is_some_and(|p| p.table(oid).is_some());
+    for table in source.pipelines.iter().flat_map(|p| &p.definition.tables).filter(|t| !published(t.oid)) {
+        let sql = "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.quote_ident(current_user) \
+                   FROM pg_catalog.pg_class c WHERE c.oid = $1";
+        let row = source.control.client.query_one(sql, &[&table.oid]).await;
+        let row = row.map_err(EngineError::at(name, "asking who owns a table"))?;
+        if !row.get::<_, bool>(0) {
+            let (role, table): (String, _) = (row.get(1), table.sql());
+            findings.server(format!(
+                "connection {name}: {role} doesn't own {table}, so it may not publish it. ALTER TABLE {table} OWNER TO {role}, \
+                 or make {role} a member of the owner"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Where the server's history left a timeline, asked of the server itself.
+pub async fn fetch_switch_point(
+    connection: &PostgresConnection,
+    left: u32,
+    current: u32,
+) -> Result<Option<Lsn>, EngineError> {
+    let failed = |e: String| {
+        EngineError::server(format!("connection {}: reading the timeline's history: {e}", connection.name))
+    };
+    let mut raw = RawConnection::connect(connection).await?;
+    let rows = raw.query(&format!("TIMELINE_HISTORY {current}")).await.map_err(|e| match e {
+        RawError::Server(error) => failed(error.to_string()),
+        error => failed(format!("{error:?}")),
+    })?;
+    let text = rows.into_iter().flatten().flatten().next_back().unwrap_or_default();
+    // Lines of: timeline, switch point, reason.
+    let line = text.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        (fields.next()?.parse() == Ok(left)).then(|| fields.next()?.parse().ok())?
+    });
+    Ok(line)
+}

@@ -1,0 +1,216 @@
+//! One source at work: holds the slot's stream, routes its changes, tells the slot what is loaded everywhere.
+//!
+//! Pipelines come and go while the stream runs: one joins after its backfill, one leaves when it stumbles and comes
+//! back at its checkpoint. Who comes back further behind than the stream is makes it start again from there, between
+//! two transactions; the others skip what they have. So there is one slot and one stream, and no pipeline waits for
+//! another that is in trouble.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::route::Router;
+use crate::change::Lsn;
+use crate::checkpoint::Progress;
+use crate::config::PostgresConnection;
+use crate::pipeline::task::Attach;
+use crate::source::assemble::{AssembleError, Assembler};
+use crate::source::stream::{Frame, ReplicationStream, StreamError};
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Why a source can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The stream.
+    #[error("{0}")]
+    Stream(#[from] StreamError),
+    /// What it says.
+    #[error("{0}")]
+    Assemble(#[from] AssembleError),
+    /// The publication is gone, and with it every change since.
+    #[error(
+        "the server skips publication {0}: it doesn't exist any more, and changes made since aren't in the stream. \
+         Start over: trucker teardown, then trucker run"
+    )]
+    NoPublication(String),
+}
+
+impl SourceError {
+    fn is_transient(&self) -> bool {
+        matches!(self, SourceError::Stream(error) if error.is_transient())
+    }
+}
+
+/// Everything that a source runs with.
+pub struct SourceTask {
+    /// Where.
+    pub connection: PostgresConnection,
+    /// The slot, which the publication shares its name with.
+    pub slot: String,
+    /// Who reads what.
+    pub router: Router,
+    /// What its pipelines have loaded.
+    pub progress: Progress,
+    /// Pipelines that want to be sent changes.
+    pub attach: mpsc::Receiver<Attach>,
+    /// Where the stream is wanted to get soon (`--once`).
+    pub target: Option<Lsn>,
+    /// Turns true when the pipelines have ended.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+enum Next {
+    End,
+    Restart,
+}
+
+impl SourceTask {
+    /// Runs until told to end, or until only a person can help.
+    pub async fn run(mut self) -> Result<(), SourceError> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let Some(from) = self.start().await else { return Ok(()) };
+            let outcome = match ReplicationStream::start(&self.connection, &self.slot, &self.slot, from).await
+            {
+                Ok(stream) => {
+                    tracing::debug!(event = "streaming", connection = %self.connection.name, from = %from, "streaming");
+                    self.stream(stream, &mut pause).await
+                }
+                Err(error) => Err(error.into()),
+            };
+            match outcome {
+                Ok(Next::End) => return Ok(()),
+                Ok(Next::Restart) => continue,
+                Err(error) if !error.is_transient() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(event = "reconnecting", connection = %self.connection.name,
+                        pause_ms = pause.as_millis() as u64, "{error}; connecting again");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+                () = ended(&mut self.shutdown) => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits until somebody wants changes, and answers from where; None when it is to end.
+    async fn start(&mut self) -> Option<Lsn> {
+        loop {
+            if let Some(from) = self.router.restart() {
+                return Some(from);
+            }
+            tokio::select! {
+                () = ended(&mut self.shutdown) => return None,
+                attach = self.attach.recv() => drop(self.router.attach(attach?)),
+            }
+        }
+    }
+
+    async fn stream(
+        &mut self,
+        mut stream: ReplicationStream,
+        pause: &mut Duration,
+    ) -> Result<Next, SourceError> {
+        let next = self.follow(&mut stream, pause).await;
+        if let Ok(next) = &next {
+            self.confirm(&stream);
+            let closed = stream.close().await;
+            if let (Next::End, Err(error)) = (next, closed) {
+                tracing::debug!(event = "stream_not_closed", "{error}");
+            }
+        }
+        next
+    }
+
+    async fn follow(
+        &mut self,
+        stream: &mut ReplicationStream,
+        pause: &mut Duration,
+    ) -> Result<Next, SourceError> {
+        let mut assembler = Assembler::default();
+        let mut tick = interval(Duration::from_millis(if self.target.is_some() { 50 } else { 1000 }));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
+        loop {
+            let is_between = !assembler.is_open();
+            tokio::select! {
+                biased;
+                () = ended(&mut self.shutdown) => return Ok(Next::End),
+                attach = self.attach.recv(), if is_between => match attach {
+                    None => return Ok(Next::End),
+                    Some(attach) => if self.router.attach(attach) {
+                        return Ok(Next::Restart);
+                    }
+                },
+                () = self.progress.moved() => self.confirm(stream),
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    self.tick(stream, ticks).await;
+                }
+                // With nobody to read for, the server waits; feedback goes on by itself.
+                frame = stream.next(), if !self.router.is_idle() => {
+                    *pause = PAUSE_MIN;
+                    self.frame(&mut assembler, frame?).await?;
+                }
+            }
+        }
+    }
+
+    async fn frame(&mut self, assembler: &mut Assembler, frame: Frame) -> Result<(), SourceError> {
+        match frame {
+            Frame::Data { payload, .. } => {
+                let step = assembler.push(&payload)?;
+                self.router.route(step).await;
+            }
+            Frame::Keepalive { wal_end, reply_requested } => {
+                self.router.reached(wal_end);
+                // A server that shuts down asks again and again until all that it sent is confirmed.
+                self.router.advance(reply_requested || self.is_behind_target()).await;
+            }
+            Frame::Notice { severity, message, .. } if message.contains("skipped loading publication") => {
+                tracing::error!(event = "publication_missing", "{severity}: {message}");
+                return Err(SourceError::NoPublication(self.slot.clone()));
+            }
+            Frame::Notice { severity, code, message } => {
+                tracing::warn!(event = "server_notice", connection = %self.connection.name, severity, code,
+                    "the source says: {message}");
+            }
+        }
+        Ok(())
+    }
+
+    fn is_behind_target(&self) -> bool {
+        let confirmable = self.progress.confirmable();
+        self.target.is_some_and(|target| confirmable.is_some_and(|lsn| lsn < target))
+    }
+
+    async fn tick(&mut self, stream: &ReplicationStream, ticks: u32) {
+        let is_hurried = self.is_behind_target();
+        // An idle server says nothing unless it is asked.
+        if is_hurried || ticks % 10 == 0 {
+            stream.feedback().request_reply();
+        }
+        self.router.advance(is_hurried).await;
+        self.confirm(stream);
+    }
+
+    fn confirm(&self, stream: &ReplicationStream) {
+        let feedback = stream.feedback();
+        if let Some(lsn) = self.progress.confirmable() {
+            let lsn = lsn.min(feedback.received());
+            if lsn > feedback.confirmed() {
+                feedback.confirm(lsn);
+            }
+        }
+    }
+}
+
+async fn ended(shutdown: &mut watch::Receiver<bool>) {
+    if shutdown.wait_for(|end| *end).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
