@@ -1,1 +1,7 @@
-//! End-to-end tests.
+//! End-to-end tests: the built program between real Postgres servers. Each file is one area of what users are
+//! promised, each test's name the rule it proves. Servers are shared by all tests of the run, databases and
+//! project names are not; only tests that hurt a server, or hold transactions open on it, get their own.
+
+mod harness;
+
+mod copy;
