@@ -4,4 +4,9 @@
 
 mod harness;
 
+mod convergence;
 mod copy;
+mod identity;
+mod load;
+mod toast;
+mod transform;
