@@ -6,7 +6,13 @@ mod harness;
 
 mod convergence;
 mod copy;
+mod exactly_once;
+mod handover;
 mod identity;
+mod isolation;
 mod load;
+mod names;
+mod slot;
 mod toast;
 mod transform;
+mod visibility;
