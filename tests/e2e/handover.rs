@@ -208,7 +208,7 @@ fn commits_that_linger_for_a_standby_come_exactly_once() {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name <> 'test' AND datname = current_database()";
         watch.try_rows(sql).unwrap()[0][0].as_deref() != Some("0")
     });
-    super::harness::holds_for(std::time::Duration::from_secs(2), || true);
+    assert!(super::harness::holds_for(std::time::Duration::from_secs(2), || trucker.is_running()));
     source.set("synchronous_standby_names", "").unwrap();
     source.reload().unwrap();
     lingering.join().unwrap().unwrap();

@@ -109,7 +109,7 @@ fn deadlocks_and_lock_timeouts_are_retried() {
     blocker.execute("BEGIN; LOCK TABLE bad IN ACCESS EXCLUSIVE MODE");
     s.source.execute("INSERT INTO t VALUES (1, 1)");
     s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
-    super::harness::holds_for(std::time::Duration::from_secs(1), || true);
+    assert!(super::harness::holds_for(std::time::Duration::from_secs(1), || trucker.is_running()));
     blocker.execute("COMMIT");
     s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM bad");
 }

@@ -1,6 +1,6 @@
 //! load.sql replaces the default write; since every change is applied once, what it counts is exact.
 
-use super::harness::{Random, Scenario, config, is_soak};
+use super::harness::{Random, Scenario, is_soak};
 
 const TRANSFORM: &str = "SELECT {{ new.country }} AS country, {{ new.cents }} AS cents WHERE {{ operation }} <> 'delete'\n\
                          UNION ALL\nSELECT {{ old.country }}, -{{ old.cents }} WHERE {{ operation }} <> 'insert'";

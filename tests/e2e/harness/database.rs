@@ -34,7 +34,6 @@ pub fn private_server(options: ServerOptions) -> PostgresServer {
 pub struct Session {
     runtime: Runtime,
     client: Client,
-    pid: i32,
 }
 
 impl Session {
@@ -46,9 +45,7 @@ impl Session {
         config.options(PLAIN_TEXT).application_name("test");
         let (client, connection) = runtime.block_on(config.connect(NoTls))?;
         runtime.spawn(connection);
-        let mut session = Session { runtime, client, pid: 0 };
-        session.pid = session.try_rows("SELECT pg_backend_pid()")?[0][0].as_deref().unwrap().parse().unwrap();
-        Ok(session)
+        Ok(Session { runtime, client })
     }
 
     /// Runs statements; the last one's rows, as text.
@@ -76,11 +73,6 @@ impl Session {
     #[track_caller]
     pub fn execute(&self, sql: &str) {
         self.try_execute(sql).unwrap_or_else(|error| panic!("{}", explain(sql, &error)));
-    }
-
-    /// Process number of the server's end.
-    pub fn pid(&self) -> i32 {
-        self.pid
     }
 
     /// Starts the statements and leaves without waiting for an answer: for a commit that will hang.

@@ -10,7 +10,7 @@ mod scenario;
 pub use database::{Database, Session, output_server, private_server, source_server};
 pub use disorder::{Random, is_soak};
 pub use poll::{PATIENCE, eventually, holds_for};
-pub use process::{Finished, Trucker};
+pub use process::Trucker;
 pub use scenario::{Scenario, config};
 
 /// One row, as text.
