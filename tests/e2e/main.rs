@@ -9,6 +9,7 @@ mod harness;
 mod big_transaction;
 mod convergence;
 mod copy;
+mod demo;
 mod exactly_once;
 mod fencing;
 mod handover;

@@ -86,6 +86,15 @@ impl Trucker {
         });
     }
 
+    /// Waits until stdout contains the text.
+    #[track_caller]
+    pub fn until_printed(&mut self, text: &str) {
+        let path = self.stdout.clone();
+        self.until(&format!("printing {text:?}"), || {
+            String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).contains(text)
+        });
+    }
+
     /// Sends a signal by name: `TERM`, `INT`, `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let status =
