@@ -199,7 +199,6 @@ fn commits_that_linger_for_a_standby_come_exactly_once() {
     let lingering = s.source.session().send("INSERT INTO t (v) VALUES (-1)");
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%-1%'";
     let watch = s.source.session();
-    watch.execute("SET synchronous_commit = local");
     assert!(super::harness::eventually(super::harness::PATIENCE, || {
         watch.try_rows(waiting).unwrap()[0][0].as_deref() == Some("1")
     }));

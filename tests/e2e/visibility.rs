@@ -29,7 +29,6 @@ fn nothing_is_written_before_the_transaction_is_visible_and_then_once() {
     source.set("synchronous_standby_names", "ghost").unwrap();
     source.reload().unwrap();
     let watch = s.source.session();
-    watch.execute("SET synchronous_commit = local");
     assert!(eventually(PATIENCE, || {
         watch.try_rows("SHOW synchronous_standby_names").unwrap()[0][0].as_deref() == Some("ghost")
     }));

@@ -2,6 +2,7 @@
 //! setting that changes how values print, so that two databases can be compared whatever their settings.
 
 use std::sync::{Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage};
@@ -11,7 +12,7 @@ use super::Row;
 
 const PLAIN_TEXT: &str = "-c DateStyle=ISO,YMD -c IntervalStyle=postgres -c bytea_output=hex -c TimeZone=UTC \
                           -c extra_float_digits=1 -c search_path=public -c standard_conforming_strings=on \
-                          -c xmlbinary=base64 -c lc_monetary=C";
+                          -c xmlbinary=base64 -c lc_monetary=C -c synchronous_commit=local";
 
 /// The source that all tests share.
 pub fn source_server() -> &'static PostgresServer {
@@ -75,10 +76,14 @@ impl Session {
         self.try_execute(sql).unwrap_or_else(|error| panic!("{}", explain(sql, &error)));
     }
 
-    /// Starts the statements and leaves without waiting for an answer: for a commit that will hang.
-    pub fn send(self, sql: &str) -> std::thread::JoinHandle<Result<(), Error>> {
+    /// Starts the statements and leaves without waiting for an answer: for a commit that waits for a
+    /// standby, as the tests' other commits never do.
+    pub fn send(self, sql: &str) -> JoinHandle<Result<(), Error>> {
         let sql = sql.to_owned();
-        std::thread::spawn(move || self.try_execute(&sql))
+        thread::spawn(move || {
+            self.try_execute("SET synchronous_commit = on")?;
+            self.try_execute(&sql)
+        })
     }
 }
 
