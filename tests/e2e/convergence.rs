@@ -211,13 +211,13 @@ fn random_changes_of_a_copy_a_filter_and_a_fan_out_converge() {
     let s = Scenario::new()
         .on_source("CREATE TABLE t (id int PRIMARY KEY, v int)")
         .on_output(
-            "CREATE TABLE copy (id int PRIMARY KEY, v int); CREATE TABLE some (id int PRIMARY KEY, v int);
+            "CREATE TABLE copy (id int PRIMARY KEY, v int); CREATE TABLE evens (id int PRIMARY KEY, v int);
              CREATE TABLE fan (t_id int, n int, PRIMARY KEY (t_id, n))",
         )
         .pipeline("copy", &config("t", "copy", &[]), &[])
         .pipeline(
-            "some",
-            &config("t", "some", &[]),
+            "evens",
+            &config("t", "evens", &[]),
             &[("transform.sql", "SELECT {{ row.id }} AS id, {{ row.v }} AS v WHERE {{ row.v }} % 2 = 0")],
         )
         .pipeline(
@@ -240,7 +240,7 @@ fn random_changes_of_a_copy_a_filter_and_a_fan_out_converge() {
             s.source.execute(&format!("BEGIN; {}; {end}", statements.join("; ")));
         }
         s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM copy");
-        s.until_same(&mut trucker, "SELECT * FROM t WHERE v % 2 = 0", "SELECT * FROM some");
+        s.until_same(&mut trucker, "SELECT * FROM t WHERE v % 2 = 0", "SELECT * FROM evens");
         s.until_same(&mut trucker, "SELECT id, n FROM t, generate_series(1, v % 4) n", "SELECT * FROM fan");
     }
 }

@@ -125,7 +125,8 @@ impl Database {
     /// Runs statements; the last one's rows. Connects anew where the server had been stopped.
     pub fn try_rows(&self, sql: &str) -> Result<Vec<Row>, Error> {
         let mut session = self.session.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if session.as_ref().is_none_or(|session| session.client.is_closed()) {
+        // A server that was stopped meanwhile is noticed only by speaking to it.
+        if session.as_ref().is_none_or(|session| session.try_execute("").is_err()) {
             *session = Some(Session::try_connect(self.port, &self.name)?);
         }
         let result = session.as_ref().expect("connected above").try_rows(sql);
