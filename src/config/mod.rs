@@ -1,12 +1,44 @@
 //! What the user wrote (trucker.yml, a config file per pipeline, SQL files) and what the program may rely
 //! on. Connects to nothing.
+//!
+//! The way of a file: `source_file` reads it, `expression` renders its template with placeholders for values
+//! (`template`, `scan` and `marker` keep its lines), `yaml` makes a tree of it and puts the values in,
+//! `connections` or `pipelines` read the tree. Problems and secrets gather in a `report`.
 
 mod connection;
+mod connections;
+mod consistency;
+mod diagnostic;
+mod excerpt;
+mod expression;
+mod fields;
+mod load;
+mod marker;
+mod mask;
+mod nearest;
+mod pipelines;
 mod project;
+mod report;
+mod scan;
 mod secret;
+mod settings;
+mod source_file;
+mod sql_files;
+mod table_name;
+pub mod template;
+mod yaml;
+
+#[cfg(test)]
+mod broken_projects;
+#[cfg(test)]
+mod good_projects;
 
 pub use connection::{ClickhouseConnection, Connection, PostgresConnection, RootCertificates, SslMode};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use expression::Variables;
+pub use load::{Loaded, load, load_with};
+pub use mask::SecretMask;
 pub use project::{
-    Action, Actions, Input, Output, Pipeline, Project, SqlFile, SqlFiles, TableName, TruncateAction,
+    Action, Actions, Input, OnError, Output, Pipeline, Project, SqlFile, SqlFiles, TableName, TruncateAction,
 };
 pub use secret::Secret;

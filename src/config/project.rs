@@ -90,6 +90,16 @@ pub struct Actions {
     pub truncate: Option<TruncateAction>,
 }
 
+/// What a pipeline does about a change that it cannot load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// Stop, and keep its place.
+    #[default]
+    Stop,
+    /// Record the change in `trucker.dead_letters` and go on.
+    DeadLetter,
+}
+
 /// One of a pipeline's SQL files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlFile {
@@ -129,6 +139,8 @@ pub struct Pipeline {
     pub output: Output,
     /// Whether to copy what is already there first.
     pub backfill: bool,
+    /// What a permanent error does.
+    pub on_error: OnError,
     /// The SQL files.
     pub sql: SqlFiles,
 }

@@ -1,1 +1,19 @@
-//! One pipeline.
+//! One pipeline: from its config to rows in its output. It asks a source to be sent changes, and is told nothing else
+//! about where they come from.
+//!
+//! * [`definition`]: checked against both databases.
+//! * [`compiled`]: its SQL, for one version of an input table.
+//! * [`queue`]: what the source hands over.
+//! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes.
+//! * [`backfill`]: what was there before.
+//! * [`task`]: its life; [`state`]: what others see of it; [`error`]: its troubles.
+
+pub mod backfill;
+pub mod compiled;
+pub mod definition;
+pub mod effect;
+pub mod error;
+pub mod queue;
+pub mod stage;
+pub mod state;
+pub mod task;

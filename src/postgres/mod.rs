@@ -1,1 +1,18 @@
-//! The driver layer.
+//! The driver layer: connections with TLS and settings that keep values what they are, and what servers' errors
+//! mean. Knows nothing of slots, pipelines or sinks.
+
+pub mod array;
+pub mod catalog;
+mod connect;
+pub mod error;
+pub mod ident;
+mod raw;
+mod settings;
+mod socket;
+mod tls;
+
+pub use connect::{Session, connect};
+pub use error::{ConnectError, ServerError, describe, is_transient, message_without_values};
+pub use raw::{BackendMessage, MessageReader, RawConnection, RawError, RawRow};
+pub use settings::Purpose;
+pub use socket::Wire;

@@ -1,1 +1,39 @@
-//! The users SQL.
+//! The user's SQL over a batch of changes, on the source, read-only: templates → chain of LATERALs → query.
+//! Knows nothing of replication or of how rows are written.
+
+pub mod chain;
+pub mod compile;
+pub mod query;
+pub mod render;
+pub mod resolve;
+pub mod run;
+pub mod scan;
+pub mod visibility;
+
+use std::path::PathBuf;
+
+use crate::config::template::Place;
+
+/// What is wrong with a SQL file, or with what it is meant for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlProblem {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it, if it is about a place.
+    pub place: Option<Place>,
+    /// What is wrong; the server's words included.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl std::fmt::Display for SqlProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(place) = self.place {
+            write!(f, ":{}:{}", place.line, place.column)?;
+        }
+        write!(f, ": {}", self.message)?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, " ({help})"))
+    }
+}

@@ -1,0 +1,80 @@
+//! How far each pipeline of one source is, and what its slot may therefore be told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::change::Lsn;
+
+/// One pipeline's word on what it may still need: nothing before this LSN. Only the pipeline moves it, and only
+/// forward, and only to what is durable in its output.
+#[derive(Debug, Clone)]
+pub struct Floor {
+    lsn: Arc<AtomicU64>,
+    moved: Arc<Notify>,
+}
+
+impl Floor {
+    /// Moves the floor forward; a lower LSN changes nothing.
+    pub fn raise(&self, lsn: Lsn) {
+        if self.lsn.fetch_max(lsn.0, Ordering::AcqRel) < lsn.0 {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Where it is.
+    pub fn lsn(&self) -> Lsn {
+        Lsn(self.lsn.load(Ordering::Acquire))
+    }
+}
+
+/// The floors of all pipelines that read from one slot.
+#[derive(Debug, Default)]
+pub struct Progress {
+    floors: Vec<Floor>,
+    moved: Arc<Notify>,
+}
+
+impl Progress {
+    /// Adds a pipeline that needs everything from `lsn` on.
+    pub fn add(&mut self, lsn: Lsn) -> Floor {
+        let floor = Floor { lsn: Arc::new(AtomicU64::new(lsn.0)), moved: self.moved.clone() };
+        self.floors.push(floor.clone());
+        floor
+    }
+
+    /// What the slot may be told: the least floor, failed and waiting pipelines included. None without pipelines.
+    pub fn confirmable(&self) -> Option<Lsn> {
+        self.floors.iter().map(Floor::lsn).min()
+    }
+
+    /// Returns once some floor has moved since the last call.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slot_is_told_only_what_every_pipeline_has_loaded() {
+        let mut progress = Progress::default();
+        assert_eq!(progress.confirmable(), None);
+        let (a, b) = (progress.add(Lsn(10)), progress.add(Lsn(20)));
+        assert_eq!(progress.confirmable(), Some(Lsn(10)));
+        a.raise(Lsn(30));
+        assert_eq!(progress.confirmable(), Some(Lsn(20)));
+        b.raise(Lsn(25));
+        assert_eq!(progress.confirmable(), Some(Lsn(25)));
+    }
+
+    #[test]
+    fn a_floor_never_goes_back() {
+        let floor = Progress::default().add(Lsn(10));
+        floor.raise(Lsn(5));
+        assert_eq!(floor.lsn(), Lsn(10));
+    }
+}

@@ -1,0 +1,233 @@
+//! Renders a configuration file so that no value can change its structure: each expression prints a
+//! placeholder, and what it stands for is put in after the YAML has been read.
+//!
+//! A variable that isn't set is a problem only where it is needed: one in a YAML comment isn't.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Object, ObjectRepr, ValueKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+
+use super::diagnostic::Diagnostic;
+use super::marker::Marker;
+use super::source_file::SourceFile;
+use super::template::{Place, Rendered, render};
+
+/// The environment variables that `env()` sees.
+#[derive(Clone, Default)]
+pub struct Variables(Arc<HashMap<OsString, OsString>>);
+
+impl Variables {
+    /// Those of this process.
+    pub fn of_process() -> Variables {
+        Variables(Arc::new(std::env::vars_os().collect()))
+    }
+
+    /// These.
+    pub fn new<K: Into<OsString>, V: Into<OsString>>(pairs: impl IntoIterator<Item = (K, V)>) -> Variables {
+        Variables(Arc::new(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect()))
+    }
+}
+
+/// A rendered file with placeholders, and what they stand for.
+#[derive(Debug)]
+pub(super) struct Expanded {
+    pub(super) rendered: Rendered,
+    marker: Marker,
+    printed: Vec<Printed>,
+}
+
+/// What one `{{ … }}` printed.
+#[derive(Clone)]
+enum Printed {
+    Value(String),
+    /// A variable without a usable value.
+    Missing(String, Why),
+}
+
+impl fmt::Debug for Printed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Printed")
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    NotSet,
+    NotUtf8,
+}
+
+/// A text of the file with the values put in.
+#[derive(Debug, Default)]
+pub(super) struct Filled {
+    pub(super) text: String,
+    /// The values, in order; empty for a text without expressions.
+    pub(super) values: Vec<String>,
+    /// What is wrong with variables that it needs, and the cures.
+    pub(super) missing: Vec<(String, String)>,
+}
+
+impl Expanded {
+    /// Puts the values in.
+    pub(super) fn fill(&self, text: &str) -> Filled {
+        let mut filled = Filled::default();
+        for (piece, number) in self.marker.split(text) {
+            filled.text.push_str(piece);
+            match number.and_then(|number| self.printed.get(number)) {
+                Some(Printed::Value(value)) => {
+                    let value = without_marks(value, &self.marker, &self.printed);
+                    filled.text.push_str(&value);
+                    filled.values.push(value);
+                }
+                Some(Printed::Missing(name, why)) => filled.missing.push(explain(name, *why)),
+                None => {}
+            }
+        }
+        filled
+    }
+
+    /// Whether an expression stands in the text.
+    pub(super) fn has_expression(&self, text: &str) -> bool {
+        self.marker.split(text).any(|(_, number)| number.is_some())
+    }
+}
+
+/// A value that holds placeholders itself was captured by `{% set %}…{% endset %}` or a macro. They are older
+/// than it is, so this ends.
+fn without_marks(value: &str, marker: &Marker, printed: &[Printed]) -> String {
+    let mut text = String::with_capacity(value.len());
+    for (piece, number) in marker.split(value) {
+        text.push_str(piece);
+        if let Some((number, Printed::Value(inner))) = number.and_then(|n| Some((n, printed.get(n)?))) {
+            text.push_str(&without_marks(inner, marker, &printed[..number]));
+        }
+    }
+    text
+}
+
+fn explain(name: &str, why: Why) -> (String, String) {
+    match why {
+        Why::NotSet => (
+            format!("the environment variable `{name}` is not set"),
+            format!("set it, or give a default: env(\"{name}\", \"…\")"),
+        ),
+        Why::NotUtf8 => (
+            format!("the environment variable `{name}` is not UTF-8"),
+            "a password of other bytes can come from a file: pass_path".to_owned(),
+        ),
+    }
+}
+
+/// What templates leave behind while they are rendered.
+#[derive(Default)]
+struct Record {
+    printed: Vec<Printed>,
+    /// Each call of `env()` without a usable value, and whether it was printed as it is.
+    missing: Vec<(String, Why, bool)>,
+}
+
+type Shared = Arc<Mutex<Record>>;
+
+fn lock(record: &Shared) -> MutexGuard<'_, Record> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `env()` returns where it has no value: the template goes on, so that all problems are found.
+#[derive(Debug)]
+struct MissingVariable(usize);
+
+impl Object for MissingVariable {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+/// Renders the file, or says why not.
+pub(super) fn expand(file: &SourceFile, variables: &Variables) -> Result<Expanded, Vec<Diagnostic>> {
+    let marker = Marker::absent_from(file.text());
+    let record = Shared::default();
+    let env = environment(&marker, &record, variables);
+    let result = render(&env, &file.name(), file.text(), Value::UNDEFINED);
+    let Record { printed, missing } = std::mem::take(&mut *lock(&record));
+    let needed = missing.iter().filter(|(_, _, is_printed)| !is_printed || result.is_err());
+    let mut problems: Vec<Diagnostic> = needed
+        .map(|(name, why, _)| {
+            let (message, help) = explain(name, *why);
+            file.error(place_of_call(file.text(), name), message).help(help)
+        })
+        .collect();
+    match result {
+        Ok(rendered) if problems.is_empty() => return Ok(Expanded { rendered, marker, printed }),
+        Err(error) if problems.is_empty() => problems
+            .push(file.error(error.place, format!("template: {}", error.message)).maybe_help(error.help)),
+        _ => {}
+    }
+    Err(problems)
+}
+
+/// Instructions that one file may take; a thousand connections take less.
+const FUEL: u64 = 1_000_000;
+
+fn environment(marker: &Marker, record: &Shared, variables: &Variables) -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_fuel(Some(FUEL));
+    if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
+        env.set_syntax(syntax);
+    }
+    let (calls, variables) = (record.clone(), variables.clone());
+    env.add_function("env", move |name: &str, default: Option<Value>| {
+        let why = match (variables.0.get(std::ffi::OsStr::new(name)), default) {
+            (Some(value), _) => match value.to_str() {
+                Some(value) => return Value::from(value),
+                None => Why::NotUtf8,
+            },
+            (None, Some(default)) => return default,
+            (None, None) => Why::NotSet,
+        };
+        let mut record = lock(&calls);
+        record.missing.push((name.to_owned(), why, false));
+        Value::from_object(MissingVariable(record.missing.len() - 1))
+    });
+    let (marker, record) = (marker.clone(), record.clone());
+    env.set_formatter(move |out, _, value| {
+        let mut record = lock(&record);
+        let printed = match value.downcast_object_ref::<MissingVariable>() {
+            Some(&MissingVariable(call)) => {
+                let (name, why, is_printed) = &mut record.missing[call];
+                *is_printed = true;
+                Printed::Missing(name.clone(), *why)
+            }
+            None => Printed::Value(text_of(value)?),
+        };
+        record.printed.push(printed);
+        Ok(out.write_str(&marker.mark(record.printed.len() - 1))?)
+    });
+    env
+}
+
+fn text_of(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::String | ValueKind::Number | ValueKind::Bool => Ok(value.to_string()),
+        kind => {
+            let message = format!("this expression yields no text but {kind}");
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        }
+    }
+}
+
+/// Where a template asks for a variable: minijinja tells functions no line.
+fn place_of_call(template: &str, name: &str) -> Option<Place> {
+    let quoted = ["\"", "'"].map(|quote| format!("env({quote}{name}{quote}"));
+    let offset = quoted.iter().filter_map(|call| template.find(call)).min()?;
+    Some(Place::START.after(&template[..offset]))
+}

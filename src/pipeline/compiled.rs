@@ -1,0 +1,246 @@
+//! The SQL of a pipeline, compiled for one version of one input table: made when the stream first describes the
+//! table, and again when it describes it differently.
+
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+
+use crate::change::{Operation, Relation};
+use crate::config::{Action, SqlFile, TableName};
+use crate::postgres::catalog::{Table, fetch_table};
+use crate::postgres::ident::quote_idents;
+use crate::sink::Layout;
+use crate::sink::postgres::{LoadColumn, load_columns};
+use crate::transform::SqlProblem;
+use crate::transform::compile::{Compiler, Rows, Transform};
+use crate::transform::query::{CopyQuery, Types};
+use crate::transform::render::{Scene, render_file};
+
+use super::definition::{Checked, Definition, config_problem};
+use super::error::PipelineError;
+
+/// What answers for the changes of one input table.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The table as the stream describes it.
+    pub relation: Arc<Relation>,
+    /// The SQL.
+    pub transform: Transform,
+    /// Where the rows of each operation go, by `Operation as usize`.
+    pub layouts: [Option<Arc<Layout>>; 3],
+    /// load.sql for each operation, likewise.
+    pub loads: [Option<Load>; 3],
+    /// truncate.sql.
+    pub truncate: Option<String>,
+}
+
+/// load.sql, rendered for one operation.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// Name of the temporary table that it reads.
+    pub relation: String,
+    /// Its columns.
+    pub columns: Arc<[LoadColumn]>,
+    /// The SQL.
+    pub sql: Arc<str>,
+}
+
+impl Compiled {
+    /// Compiles for that relation. Refuses a table that isn't the one it was, or isn't called as it was.
+    pub async fn new(
+        definition: &Definition,
+        client: &Client,
+        types: &Types,
+        relation: &Arc<Relation>,
+    ) -> Checked<Self> {
+        let table = current_table(definition, client, relation).await?;
+        let compiler = compiler(definition, client, types, &table, relation);
+        let transform = compiler.compile().await?;
+        let layout = |operation| layout(definition, transform.rows(operation));
+        let layouts = Operation::ALL.map(layout);
+        check_rows(definition, &transform)?;
+        let mut loads = [None, None, None];
+        for operation in Operation::ALL {
+            loads[operation as usize] = load(definition, &table, transform.rows(operation), operation)?;
+        }
+        let truncate = match &definition.pipeline.sql.truncate {
+            Some(file) => Some(on_output(definition, &table, file, Operation::Delete, None)?.to_string()),
+            None => None,
+        };
+        Ok(Compiled { relation: relation.clone(), transform, layouts, loads, truncate })
+    }
+
+    /// The backfill's statement for one input table; and load.sql for its rows, where there is one.
+    pub async fn copy(
+        definition: &Definition,
+        client: &Client,
+        types: &Types,
+        table: &Table,
+    ) -> Checked<(CopyQuery, Option<Load>)> {
+        let relation = table.relation();
+        let copy = compiler(definition, client, types, table, &relation).compile_copy().await?;
+        let columns = copy.columns.iter().map(|c| (c.name.clone(), c.type_sql.clone()));
+        let load = match &definition.pipeline.sql.load {
+            Some(file) => {
+                let columns = load_columns(columns);
+                let relation = relation_name(Operation::Insert);
+                let sql = on_output(definition, table, file, Operation::Insert, Some(&relation))?;
+                Some(Load { relation, columns, sql })
+            }
+            None => None,
+        };
+        Ok((copy, load))
+    }
+}
+
+fn compiler<'a>(
+    definition: &'a Definition,
+    client: &'a Client,
+    types: &Types,
+    source: &'a Table,
+    relation: &'a Relation,
+) -> Compiler<'a> {
+    let replace = definition.replace();
+    Compiler { client, pipeline: &definition.pipeline, source, relation, types: types.clone(), replace }
+}
+
+async fn current_table(definition: &Definition, client: &Client, relation: &Relation) -> Checked<Table> {
+    let known = definition.tables.iter().find(|t| t.oid == relation.oid);
+    let is_named = |t: &TableName| t.schema == relation.schema && t.table == relation.table;
+    let is_input = definition.pipeline.input.tables.iter().any(is_named);
+    let pipeline = &definition.pipeline.name;
+    if known.is_none() || !is_input {
+        let message = match known {
+            Some(known) => format!(
+                "{} is called {} now. Give it its name back, or change config.yml and start again",
+                known.sql(),
+                relation.display_name()
+            ),
+            None => format!(
+                "{} is another table than the one that pipeline {pipeline} was filled from: it was dropped and made \
+                 anew. Fill the pipeline again: trucker backfill {pipeline}",
+                relation.display_name()
+            ),
+        };
+        return Err(PipelineError::Input(message));
+    }
+    let table = fetch_table(client, &relation.schema, &relation.table).await;
+    let table = table.map_err(PipelineError::source("reading the catalog"))?;
+    table.filter(|table| table.oid == relation.oid).ok_or_else(|| {
+        PipelineError::Input(format!("{} isn't there any more, or is another table", relation.display_name()))
+    })
+}
+
+fn layout(definition: &Definition, rows: &Rows) -> Option<Arc<Layout>> {
+    let columns: Vec<(String, usize)> = match rows {
+        Rows::Ignored => return None,
+        Rows::Direct(direct) => direct.columns.iter().cloned().zip(direct.cells.iter().copied()).collect(),
+        Rows::Query(query) => query.columns.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect(),
+    };
+    let (key, replace) = match &definition.target {
+        Some(target) => (target.key.as_slice(), target.replace.as_slice()),
+        None => (&[][..], &[][..]),
+    };
+    Some(Arc::new(Layout::new(columns, key, replace)))
+}
+
+/// What rows must have so that they can be written, and found again.
+fn check_rows(definition: &Definition, transform: &Transform) -> Checked<()> {
+    let Some(target) = &definition.target else { return Ok(()) };
+    let on = definition.pipeline.output.on;
+    let mut problems = Vec::new();
+    for (operation, action) in
+        [(Operation::Insert, on.insert), (Operation::Update, on.update), (Operation::Delete, on.delete)]
+    {
+        let Some(columns) = transform.rows(operation).columns() else { continue };
+        let lacks = |names: &[String]| -> Vec<String> {
+            names.iter().filter(|name| !columns.contains(name)).cloned().collect()
+        };
+        let mut missing = if action == Action::Insert { Vec::new() } else { lacks(&target.key) };
+        if action == Action::Upsert && operation != Operation::Delete {
+            missing.extend(lacks(&target.replace).into_iter().filter(|c| !target.key.contains(c)));
+        }
+        if !missing.is_empty() {
+            problems.push(lacking(definition, operation, "identifies rows", &missing));
+        }
+        if matches!(action, Action::Insert | Action::Upsert) {
+            let required = target.table.columns.iter().filter(|c| c.is_not_null && !c.has_default);
+            let required: Vec<String> = required.map(|c| c.name.clone()).collect();
+            let missing: Vec<String> = lacks(&required).into_iter().filter(|c| !missing.contains(c)).collect();
+            if !missing.is_empty() {
+                problems.push(lacking(definition, operation, "is NOT NULL without a default", &missing));
+            }
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(PipelineError::Problems(problems)) }
+}
+
+fn lacking(definition: &Definition, operation: Operation, why: &str, missing: &[String]) -> SqlProblem {
+    let sql = &definition.pipeline.sql;
+    let own = match operation {
+        Operation::Insert => &sql.insert,
+        Operation::Update => &sql.update,
+        Operation::Delete => &sql.delete,
+    };
+    let columns = quote_idents(missing.iter().map(String::as_str));
+    let table = definition.output_name().unwrap_or_default();
+    match own.as_ref().or(sql.transform.as_ref()) {
+        Some(file) => SqlProblem {
+            path: file.path.clone(),
+            place: None,
+            message: format!("on {operation} the SQL doesn't return {columns}, which {why} in {table}"),
+            help: Some(format!("add {columns} to the SELECT")),
+        },
+        None => {
+            let message = format!("the input has no column {columns}, which {why} in {table}");
+            let help = "add a transform.sql that returns it".to_owned();
+            config_problem(&definition.pipeline, "output", message, help)
+        }
+    }
+}
+
+fn relation_name(operation: Operation) -> String {
+    format!("trucker_rows_{operation}")
+}
+
+fn load(
+    definition: &Definition,
+    table: &Table,
+    rows: &Rows,
+    operation: Operation,
+) -> Checked<Option<Load>> {
+    let Some(file) = &definition.pipeline.sql.load else { return Ok(None) };
+    let columns = match rows {
+        Rows::Ignored => return Ok(None),
+        Rows::Query(query) => load_columns(query.columns.iter().map(|c| (c.name.clone(), c.type_sql.clone()))),
+        Rows::Direct(direct) => load_columns(direct.columns.iter().map(|name| {
+            let type_sql = table.column(name).map_or_else(String::new, |c| c.type_name.sql.clone());
+            (name.clone(), type_sql)
+        })),
+    };
+    let relation = relation_name(operation);
+    let sql = on_output(definition, table, file, operation, Some(&relation))?;
+    Ok(Some(Load { relation, columns, sql }))
+}
+
+/// Renders a file that runs on the output.
+fn on_output(
+    definition: &Definition,
+    table: &Table,
+    file: &SqlFile,
+    operation: Operation,
+    rows: Option<&str>,
+) -> Checked<Arc<str>> {
+    let name = TableName { schema: table.schema.clone(), table: table.table.clone() };
+    let scene = Scene {
+        pipeline: &definition.pipeline.name,
+        operation,
+        table: &name,
+        table_sql: table.sql(),
+        new: Vec::new(),
+        old: Vec::new(),
+        rows_sql: rows.map(|rows| format!("pg_temp.{rows}")),
+    };
+    let rendered = render_file(file, &scene).map_err(|problem| PipelineError::Problems(vec![problem]))?;
+    Ok(rendered.text().into())
+}

@@ -1,0 +1,297 @@
+//! A pipeline that was checked against both databases: tables, keys, how changes become writes. Creates nothing.
+
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+
+use crate::change::ReplicaIdentity;
+use crate::config::{Action, Pipeline, PostgresConnection, TableName};
+use crate::postgres::catalog::{Table, fetch_table, fetch_types_with_text_cast};
+use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::sink::fold::Rules;
+use crate::sink::postgres::Target;
+use crate::sink::postgres::checkpoint::CheckpointKey;
+use crate::transform::SqlProblem;
+use crate::transform::query::{Types, nearest};
+
+use super::error::PipelineError;
+
+/// What a pipeline is, once it is known to fit.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// What the user wrote.
+    pub pipeline: Arc<Pipeline>,
+    /// Where changes come from.
+    pub source: PostgresConnection,
+    /// Where rows go.
+    pub output: PostgresConnection,
+    /// The input tables, as they were at the start.
+    pub tables: Vec<Arc<Table>>,
+    /// The output table; None where load.sql does without.
+    pub target: Option<Target>,
+    /// How changes may be put together.
+    pub rules: Rules,
+    /// The checkpoint's row.
+    pub key: CheckpointKey,
+    /// No other pipeline writes the output table, so rows that its SQL doesn't return can go.
+    pub is_only_writer: bool,
+}
+
+/// Everything that is wrong with a pipeline, or the reason that this couldn't be found out.
+pub type Checked<T> = Result<T, PipelineError>;
+
+impl Definition {
+    /// Reads and checks both ends of a pipeline.
+    pub async fn check(
+        pipeline: Arc<Pipeline>,
+        source: (&PostgresConnection, &Client),
+        output: (&PostgresConnection, &Client),
+        key: CheckpointKey,
+        is_only_writer: bool,
+    ) -> Checked<Definition> {
+        let mut problems = Vec::new();
+        let mut tables = Vec::new();
+        for name in &pipeline.input.tables {
+            tables.extend(input_table(&pipeline, name, source.1, &mut problems).await?.map(Arc::new));
+        }
+        let target = match &pipeline.output.table {
+            Some(name) if pipeline.sql.load.is_none() => {
+                output_table(&pipeline, name, output.1, &mut problems).await?
+            }
+            _ => None,
+        };
+        if !problems.is_empty() {
+            return Err(PipelineError::Problems(problems));
+        }
+        let rules = rules(&pipeline, target.as_ref());
+        let (source, output) = (source.0.clone(), output.0.clone());
+        Ok(Definition { pipeline, source, output, tables, target, rules, key, is_only_writer })
+    }
+
+    /// What casts and texts depend on. `client` is on the source.
+    pub async fn types(&self, client: &Client) -> Checked<Types> {
+        let with_text_cast = fetch_types_with_text_cast(client).await;
+        let with_text_cast = with_text_cast.map_err(PipelineError::source("reading pg_cast"))?.into();
+        Ok(Types { with_text_cast, target: self.target.as_ref().map(|target| target.table.clone()) })
+    }
+
+    /// The columns that identify all rows of one input row.
+    pub fn replace(&self) -> Vec<String> {
+        self.target.as_ref().map(|target| target.replace.clone()).unwrap_or_default()
+    }
+
+    /// Whether output rows can be told by a key.
+    pub fn rules_have_key(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| !target.key.is_empty())
+    }
+
+    /// The output table's name, as the checkpoint keeps it.
+    pub fn output_name(&self) -> Option<String> {
+        self.pipeline.output.table.as_ref().map(TableName::to_string)
+    }
+}
+
+/// A problem with what the config file says; `word` is looked for to find the line.
+pub(super) fn config_problem(
+    pipeline: &Pipeline,
+    word: &str,
+    message: impl Into<String>,
+    help: impl Into<Option<String>>,
+) -> SqlProblem {
+    let text = std::fs::read_to_string(&pipeline.config_path).unwrap_or_default();
+    let found = text.lines().enumerate().find_map(|(at, line)| Some((at + 1, line.find(word)? + 1)));
+    let place = found.map(|(line, column)| crate::config::template::Place { line, column });
+    SqlProblem { path: pipeline.config_path.clone(), place, message: message.into(), help: help.into() }
+}
+
+async fn input_table(
+    pipeline: &Pipeline,
+    name: &TableName,
+    client: &Client,
+    problems: &mut Vec<SqlProblem>,
+) -> Checked<Option<Table>> {
+    let failed = || PipelineError::source("reading the catalog");
+    let table = fetch_table(client, &name.schema, &name.table).await.map_err(failed())?;
+    let Some(table) = table else {
+        problems.push(missing_table(pipeline, name, &pipeline.input.connection, "input", client).await?);
+        return Ok(None);
+    };
+    let sql = table.sql();
+    let refusal = match (table.kind, table.persistence) {
+        ('r' | 'p', 'p') => None,
+        ('r' | 'p', _) => Some("is unlogged or temporary: its changes aren't in the WAL"),
+        ('v' | 'm', _) => Some("is a view: only tables have changes to stream. Name the tables beneath it, and join them in transform.sql"),
+        ('f', _) => Some("is a foreign table: its changes are another server's"),
+        _ => Some("is no table"),
+    };
+    if let Some(refusal) = refusal {
+        problems.push(config_problem(pipeline, &name.table, format!("{sql} {refusal}"), None));
+        return Ok(None);
+    }
+    let rights = "SELECT pg_catalog.has_table_privilege($1::oid, 'SELECT'), pg_catalog.row_security_active($1::oid), \
+                  pg_catalog.quote_ident(current_user)";
+    let row = client.query_one(rights, &[&table.oid]).await.map_err(failed())?;
+    let role: String = row.get(2);
+    if !row.get::<_, bool>(0) {
+        let help = format!("GRANT SELECT ON {sql} TO {role}");
+        problems.push(config_problem(pipeline, &name.table, format!("{role} may not read {sql}"), help));
+    } else if row.get(1) {
+        let message = format!("row-level security hides rows of {sql} from {role}: a backfill would be incomplete");
+        problems.push(config_problem(pipeline, &name.table, message, format!("ALTER ROLE {role} BYPASSRLS")));
+    }
+    problems.extend(without_identity(pipeline, &table));
+    Ok(Some(table))
+}
+
+/// Why publishing the table would make the application's own UPDATEs and DELETEs fail.
+fn without_identity(pipeline: &Pipeline, table: &Table) -> Option<SqlProblem> {
+    let sql = table.sql();
+    let full = format!("ALTER TABLE {sql} REPLICA IDENTITY FULL");
+    let identity: Vec<_> = table.columns.iter().filter(|c| c.is_identity).collect();
+    let (why, help) = match table.identity {
+        ReplicaIdentity::Full => return None,
+        _ if identity.iter().any(|c| c.is_generated()) => {
+            ("its replica identity has a generated column, which isn't sent", full)
+        }
+        _ if !identity.is_empty() => return None,
+        ReplicaIdentity::Nothing => (
+            "its replica identity is NOTHING",
+            format!("ALTER TABLE {sql} REPLICA IDENTITY DEFAULT (with a primary key), or: {full}"),
+        ),
+        ReplicaIdentity::Default => (
+            "it has no primary key (or a deferrable one) to be its replica identity",
+            format!("ALTER TABLE {sql} ADD PRIMARY KEY (…), or: {full}"),
+        ),
+        ReplicaIdentity::Index => ("the index of its replica identity is gone", full),
+    };
+    let message = format!(
+        "{sql} can't be published: {why}, so Postgres would refuse every UPDATE and DELETE of it from then on"
+    );
+    Some(config_problem(pipeline, &table.table, message, help))
+}
+
+async fn missing_table(
+    pipeline: &Pipeline,
+    name: &TableName,
+    connection: &str,
+    end: &str,
+    client: &Client,
+) -> Checked<SqlProblem> {
+    let sql = "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c \
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
+    let rows = client.query(sql, &[]).await.map_err(PipelineError::source("reading the catalog"))?;
+    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let wanted = name.to_string();
+    let help = match nearest(&wanted, names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean {near}?"),
+        None if end == "output" => "create it first: trucker creates no tables of yours".to_owned(),
+        None => "is it the right database, and the right schema?".to_owned(),
+    };
+    let message = format!("{end} table {wanted} doesn't exist on connection {connection}");
+    Ok(config_problem(pipeline, &name.table, message, help))
+}
+
+async fn output_table(
+    pipeline: &Pipeline,
+    name: &TableName,
+    client: &Client,
+    problems: &mut Vec<SqlProblem>,
+) -> Checked<Option<Target>> {
+    let failed = || PipelineError::source("reading the output's catalog");
+    let table = fetch_table(client, &name.schema, &name.table).await.map_err(failed())?;
+    let Some(table) = table else {
+        problems.push(missing_table(pipeline, name, &pipeline.output.connection, "output", client).await?);
+        return Ok(None);
+    };
+    if !matches!(table.kind, 'r' | 'p') {
+        let message = format!("{} is no table: rows can't be written to it", table.sql());
+        problems.push(config_problem(pipeline, &name.table, message, None));
+        return Ok(None);
+    }
+    let output = &pipeline.output;
+    let key = output.key.clone().or_else(|| table.primary_key().map(<[String]>::to_vec)).unwrap_or_default();
+    let replace = output.replace.clone().unwrap_or_else(|| key.clone());
+    for column in key.iter().chain(output.replace.iter().flatten()) {
+        if table.column(column).is_none() {
+            let near = nearest(column, table.columns.iter().map(|c| c.name.as_str()));
+            let help = near.map(|near| format!("did you mean {near}?"));
+            let message = format!("the output table {} has no column {}", table.sql(), quote_ident(column));
+            problems.push(config_problem(pipeline, column, message, help));
+        }
+    }
+    problems.extend(key_problem(pipeline, &table, &key));
+    problems.extend(missing_rights(pipeline, &table, client).await?);
+    // The same columns in another order are the same key; one order for both keeps comparisons simple.
+    let is_key = replace.len() == key.len() && replace.iter().all(|column| key.contains(column));
+    let replace = if is_key { key.clone() } else { replace };
+    Ok(Some(Target { table: Arc::new(table), key, replace }))
+}
+
+fn actions(pipeline: &Pipeline) -> [Action; 3] {
+    let on = pipeline.output.on;
+    [on.insert, on.update, on.delete]
+}
+
+fn key_problem(pipeline: &Pipeline, table: &Table, key: &[String]) -> Option<SqlProblem> {
+    if actions(pipeline).iter().all(|action| matches!(action, Action::Insert | Action::Ignore)) {
+        return None;
+    }
+    let sql = table.sql();
+    if key.is_empty() {
+        let message = format!("nothing says what identifies a row of {sql}: it has no primary key, and there is no `key`");
+        let help = format!("ALTER TABLE {sql} ADD PRIMARY KEY (…), or `key: […]` with a unique index on these columns");
+        return Some(config_problem(pipeline, "output", message, help));
+    }
+    let covers = |columns: &[String]| columns.len() == key.len() && key.iter().all(|k| columns.contains(k));
+    let upserts = actions(pipeline).contains(&Action::Upsert);
+    if !upserts || table.unique.iter().any(|index| index.is_arbiter && covers(&index.columns)) {
+        return None;
+    }
+    let columns = quote_idents(key.iter().map(String::as_str));
+    let message = format!(
+        "{sql} has no unique index on ({columns}), the key, so rows can't be upserted \
+         (a partial or deferrable one doesn't do)"
+    );
+    Some(config_problem(pipeline, "key", message, format!("CREATE UNIQUE INDEX ON {sql} ({columns})")))
+}
+
+async fn missing_rights(pipeline: &Pipeline, table: &Table, client: &Client) -> Checked<Option<SqlProblem>> {
+    let on = pipeline.output.on;
+    let all = actions(pipeline);
+    let truncates = matches!(on.truncate, None | Some(crate::config::TruncateAction::Truncate));
+    let puts = all.iter().any(|a| matches!(a, Action::Insert | Action::Upsert));
+    let wanted = [
+        ("SELECT", true),
+        ("INSERT", puts),
+        ("UPDATE", all.iter().any(|a| matches!(a, Action::Update | Action::Upsert))),
+        ("DELETE", all.contains(&Action::Delete)),
+        ("TRUNCATE", truncates),
+    ];
+    let wanted: Vec<&str> = wanted.iter().filter(|(_, needed)| *needed).map(|(name, _)| *name).collect();
+    let sql = "SELECT array_agg(p) FILTER (WHERE NOT pg_catalog.has_table_privilege($1::oid, p)), \
+               pg_catalog.quote_ident(current_user) FROM unnest($2::text[]) AS p";
+    let row = client.query_one(sql, &[&table.oid, &wanted]).await;
+    let row = row.map_err(PipelineError::source("asking for privileges on the output"))?;
+    let (missing, role): (Option<Vec<String>>, String) = (row.get(0), row.get(1));
+    Ok(missing.map(|missing| {
+        let (sql, missing) = (table.sql(), missing.join(", "));
+        let message = format!("{role} lacks {missing} on {sql}");
+        config_problem(pipeline, &table.table, message, format!("GRANT {missing} ON {sql} TO {role}"))
+    }))
+}
+
+fn rules(pipeline: &Pipeline, target: Option<&Target>) -> Rules {
+    let Some(target) = target else { return Rules { replace_is_key: true, merges: false, is_ordered: true } };
+    let on = pipeline.output.on;
+    let replace_is_key = target.replace == target.key;
+    let other_unique = target.table.unique.iter().any(|index| {
+        index.columns.len() != target.key.len() || !target.key.iter().all(|key| index.columns.contains(key))
+    });
+    let matters = other_unique || target.table.is_order_sensitive;
+    let is_state = matches!(on.insert, Action::Upsert | Action::Ignore)
+        && matches!(on.update, Action::Upsert | Action::Ignore)
+        && matches!(on.delete, Action::Delete | Action::Ignore);
+    let merges = replace_is_key && is_state && !matters;
+    Rules { replace_is_key, merges, is_ordered: !merges && (matters || actions(pipeline).contains(&Action::Insert)) }
+}

@@ -1,0 +1,109 @@
+//! What goes wrong in a pipeline, sorted by what it means: try again, leave it to somebody else, or tell a person.
+
+use crate::change::Lsn;
+use crate::postgres::{ConnectError, error};
+use crate::sink::postgres::SinkError;
+use crate::transform::SqlProblem;
+use crate::transform::query::CompileError;
+
+/// A pipeline's failure.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A database can't be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The source refused something that isn't the user's SQL.
+    #[error("{what} on the source: {}", error::describe(.source))]
+    Source {
+        /// What was being done.
+        what: &'static str,
+        /// The server's words.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// The user's SQL failed on the source.
+    #[error("{problem}")]
+    Sql {
+        /// Where and how.
+        problem: Box<SqlProblem>,
+        /// Whether trying again may help.
+        is_transient: bool,
+    },
+    /// The SQL files don't fit the tables as they are now.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Problems(Vec<SqlProblem>),
+    /// The output refused something.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// An input table was truncated, and the pipeline is not to follow.
+    #[error("{table} was truncated at the source, and the pipeline stops there{reason}. {cure}")]
+    Truncated {
+        /// The input table.
+        table: String,
+        /// Why it stops.
+        reason: &'static str,
+        /// What to do.
+        cure: String,
+    },
+    /// A value that the SQL needs wasn't sent and can't be read any more.
+    #[error(
+        "an update of {table} left out a large value that load.sql's rows need, and the row has gone since. Have whole rows \
+         sent: ALTER TABLE {table} REPLICA IDENTITY FULL"
+    )]
+    ValueGone {
+        /// The input table.
+        table: String,
+    },
+    /// The input table isn't there, or isn't the one that the pipeline was following.
+    #[error("{0}")]
+    Input(String),
+    /// The stream broke in the middle of a transaction.
+    #[error("the stream from the source broke off inside a transaction")]
+    StreamBroke,
+}
+
+impl PipelineError {
+    /// Wraps an error of the source's.
+    pub fn source(what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> PipelineError {
+        move |source| PipelineError::Source { what, source }
+    }
+
+    /// Whether trying again may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            PipelineError::Connect(error) => error.is_transient(),
+            PipelineError::Source { source, .. } => error::is_transient(source),
+            PipelineError::Sql { is_transient, .. } => *is_transient,
+            PipelineError::Sink(error) => error.is_transient(),
+            PipelineError::StreamBroke => true,
+            PipelineError::Problems(_)
+            | PipelineError::Truncated { .. }
+            | PipelineError::ValueGone { .. }
+            | PipelineError::Input(_) => false,
+        }
+    }
+
+    /// Whether another process has the pipeline now.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, PipelineError::Sink(SinkError::Fenced { .. }))
+    }
+}
+
+impl From<CompileError> for PipelineError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::Problems(problems) => PipelineError::Problems(problems),
+            CompileError::Postgres(source) => PipelineError::Source { what: "preparing the SQL", source },
+        }
+    }
+}
+
+/// A failure, and the changes that it stands at.
+#[derive(Debug, thiserror::Error)]
+#[error("{error} (transactions committed from {first} on)")]
+pub struct Stopped {
+    /// What went wrong.
+    pub error: PipelineError,
+    /// Commit LSN of the first transaction that isn't loaded.
+    pub first: Lsn,
+}

@@ -1,0 +1,178 @@
+//! What a source hands to a pipeline, and the queue between them: bounded in bytes, closed by whichever side goes.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::change::{Change, Lsn, Relation};
+
+/// One thing that happened within a transaction.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// To a row.
+    Change(Arc<Change>),
+    /// To a whole table of the pipeline's.
+    Truncate(Arc<Relation>),
+}
+
+impl Entry {
+    /// Bytes kept in memory.
+    pub fn size(&self) -> usize {
+        match self {
+            Entry::Change(change) => change.size(),
+            Entry::Truncate(_) => size_of::<Entry>(),
+        }
+    }
+}
+
+/// How far a pipeline is once it has loaded a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// First byte after the commit record, or a position that the source has reached with nothing for the pipeline.
+    pub end_lsn: Lsn,
+    /// When it was committed, in microseconds since 2000-01-01 by the source's clock; None for a mere position.
+    pub commit_time: Option<i64>,
+}
+
+/// A transaction, or a part of a large one, with what concerns the pipeline; or a mere position.
+#[derive(Debug)]
+pub struct Piece {
+    /// Top-level transaction id.
+    pub xid: u32,
+    /// Start of the commit record.
+    pub commit_lsn: Lsn,
+    /// In the order of the stream.
+    pub entries: Vec<Entry>,
+    /// None if more of the same transaction follows.
+    pub end: Option<End>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Piece {
+    /// A piece; `end` is None if more of the transaction follows.
+    pub fn new(xid: u32, commit_lsn: Lsn, entries: Vec<Entry>, end: Option<End>) -> Self {
+        Piece { xid, commit_lsn, entries, end, permit: None }
+    }
+
+    /// A position that the source has reached with nothing for the pipeline before it.
+    pub fn position(lsn: Lsn) -> Self {
+        let end = End { end_lsn: lsn, commit_time: None };
+        Piece { xid: 0, commit_lsn: lsn, entries: Vec::new(), end: Some(end), permit: None }
+    }
+
+    /// Bytes kept in memory.
+    pub fn size(&self) -> usize {
+        size_of::<Piece>() + self.entries.iter().map(Entry::size).sum::<usize>()
+    }
+}
+
+/// The source's end.
+#[derive(Debug, Clone)]
+pub struct QueueSender {
+    sender: mpsc::UnboundedSender<Piece>,
+    budget: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+/// The pipeline's end. Dropping it tells the source that the pipeline has left the stream.
+#[derive(Debug)]
+pub struct QueueReceiver {
+    receiver: mpsc::UnboundedReceiver<Piece>,
+    budget: Arc<Semaphore>,
+    pending: Option<Piece>,
+}
+
+/// The other side is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed;
+
+/// A queue that holds up to `bytes_max` bytes, but always at least one piece.
+pub fn queue(bytes_max: usize) -> (QueueSender, QueueReceiver) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let budget = Arc::new(Semaphore::new(bytes_max));
+    let receiver = QueueReceiver { receiver, budget: budget.clone(), pending: None };
+    (QueueSender { sender, budget, bytes_max }, receiver)
+}
+
+impl QueueSender {
+    /// Waits until there is room, and puts the piece in.
+    pub async fn send(&self, mut piece: Piece) -> Result<(), Closed> {
+        let bytes = piece.size().min(self.bytes_max) as u32;
+        piece.permit = Some(self.budget.clone().acquire_many_owned(bytes).await.map_err(|_| Closed)?);
+        self.sender.send(piece).map_err(|_| Closed)
+    }
+
+    /// Whether the pipeline has left.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+impl QueueReceiver {
+    /// What is there: waits for one piece, then takes what has gathered, up to `bytes_max` bytes; up to the end of
+    /// one transaction if `is_single`. None once the source is gone.
+    pub async fn next_batch(&mut self, bytes_max: usize, is_single: bool) -> Option<Vec<Piece>> {
+        let first = match self.pending.take() {
+            Some(piece) => piece,
+            None => self.receiver.recv().await?,
+        };
+        let mut bytes = first.size();
+        let mut batch = vec![first];
+        while !(is_single && batch.last().is_some_and(|piece| piece.end.is_some())) {
+            let Ok(piece) = self.receiver.try_recv() else { break };
+            bytes += piece.size();
+            if bytes > bytes_max {
+                self.pending = Some(piece);
+                break;
+            }
+            batch.push(piece);
+        }
+        Some(batch)
+    }
+}
+
+impl Drop for QueueReceiver {
+    fn drop(&mut self) {
+        // Wakes a source that waits for room.
+        self.budget.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(lsn: u64) -> Piece {
+        Piece::position(Lsn(lsn))
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_what_has_gathered_up_to_its_bound() {
+        let (sender, mut receiver) = queue(1 << 20);
+        for lsn in 1..=5 {
+            sender.send(piece(lsn)).await.unwrap();
+        }
+        let size = piece(0).size();
+        let lsns = |batch: Option<Vec<Piece>>| batch.unwrap().iter().map(|p| p.commit_lsn.0).collect::<Vec<_>>();
+        assert_eq!(lsns(receiver.next_batch(2 * size, false).await), [1, 2]);
+        assert_eq!(lsns(receiver.next_batch(usize::MAX, true).await), [3]);
+        assert_eq!(lsns(receiver.next_batch(usize::MAX, false).await), [4, 5]);
+        drop(sender);
+        assert!(receiver.next_batch(1, false).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_holds_the_source_back_until_the_pipeline_takes_or_leaves() {
+        let (sender, receiver) = queue(1);
+        sender.send(piece(1)).await.unwrap();
+        let waiting = tokio::spawn({
+            let sender = sender.clone();
+            async move { sender.send(piece(2)).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(receiver);
+        assert_eq!(waiting.await.unwrap(), Err(Closed));
+        assert!(sender.is_closed());
+    }
+}

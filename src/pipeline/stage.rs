@@ -1,0 +1,451 @@
+//! The first half of a pipeline: batches of changes in, writes out. Runs the SQL of a whole batch in one snapshot in
+//! which the batch's transactions are visible, and puts the answers back into the order of the changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::change::{Change, Operation, Relation, Tuple};
+use crate::config::TruncateAction;
+use crate::postgres::{Session, error};
+use crate::sink::fold::Fold;
+use crate::sink::{Key, Row, Write};
+use crate::transform::compile::{Removal, Rows};
+use crate::transform::query::{Query, Types};
+use crate::transform::{resolve, run, visibility};
+
+use super::compiled::{Compiled, Load};
+use super::definition::{Checked, Definition};
+use super::effect::{Effects, Outcome, Outgoing, direct_key, direct_row, removal_key};
+use super::error::PipelineError;
+use super::queue::Entry;
+
+/// Rows of a result that a batch may gather before it is cut in halves.
+const RESULT_BYTES_MAX: usize = 12 << 20;
+/// Writes that are handed on at once.
+const WRITE_BYTES_MAX: usize = 6 << 20;
+
+/// For the second half.
+#[derive(Debug)]
+pub enum Work {
+    /// Default writes.
+    Writes(Vec<Write>),
+    /// Rows for load.sql.
+    Load(Load, Vec<Tuple>),
+    /// truncate.sql.
+    Truncate(String),
+    /// The transactions so far are complete up to there.
+    Complete(super::queue::End),
+}
+
+/// See the module.
+pub struct Stage {
+    definition: Arc<Definition>,
+    session: Session,
+    types: Types,
+    effects: Effects,
+    compiled: Vec<Arc<Compiled>>,
+    fold: Fold,
+    work: mpsc::Sender<Work>,
+}
+
+/// The answers to a segment of changes were more than memory should hold.
+struct Overflow;
+
+type Answer<T> = Result<T, Overflow>;
+
+/// A change with the transaction that it belongs to.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Top-level transaction id.
+    pub xid: u32,
+    /// What happened.
+    pub entry: Entry,
+}
+
+impl Stage {
+    /// A stage that reads the source through `session` and hands writes to `work`.
+    pub async fn new(
+        definition: Arc<Definition>,
+        session: Session,
+        work: mpsc::Sender<Work>,
+    ) -> Checked<Self> {
+        let types = definition.types(&session.client).await?;
+        let rules = definition.rules;
+        let effects = Effects { on: definition.pipeline.output.on, replace_is_key: rules.replace_is_key };
+        Ok(Stage { definition, session, types, effects, compiled: Vec::new(), fold: Fold::new(rules), work })
+    }
+
+    /// Handles a batch: whole transactions, or a part of one.
+    pub async fn process(&mut self, parts: Vec<Part>) -> Checked<()> {
+        let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
+        for part in parts {
+            match part.entry {
+                Entry::Change(change) => segment.push((part.xid, change)),
+                Entry::Truncate(relation) => {
+                    self.changes(std::mem::take(&mut segment)).await?;
+                    self.truncate(&relation).await?;
+                }
+            }
+        }
+        self.changes(segment).await?;
+        self.flush().await
+    }
+
+    /// Hands on what is left, and says how far the output is then complete.
+    pub async fn complete(&mut self, end: super::queue::End) -> Checked<()> {
+        self.hand_on(Work::Complete(end)).await
+    }
+
+    async fn hand_on(&mut self, work: Work) -> Checked<()> {
+        // The other half is gone only when it has failed itself, and then its error is the one that counts.
+        self.work.send(work).await.map_err(|_| PipelineError::StreamBroke)
+    }
+
+    async fn flush(&mut self) -> Checked<()> {
+        let writes = self.fold.take();
+        if writes.is_empty() { Ok(()) } else { self.hand_on(Work::Writes(writes)).await }
+    }
+
+    async fn truncate(&mut self, relation: &Arc<Relation>) -> Checked<()> {
+        let has_load = self.definition.pipeline.sql.load.is_some();
+        let table = || relation.display_name();
+        let truncate_sql = self.compiled(relation).await?.truncate.clone();
+        match (self.definition.pipeline.output.on.truncate, truncate_sql) {
+            (_, Some(sql)) => {
+                self.flush().await?;
+                self.hand_on(Work::Truncate(sql)).await
+            }
+            (Some(TruncateAction::Ignore), None) => Ok(()),
+            (Some(TruncateAction::Error), None) => Err(PipelineError::Truncated {
+                table: table(),
+                reason: ", as `truncate: error` says",
+                cure: "Bring the output in order, then set `truncate: ignore` or `truncate: truncate`".into(),
+            }),
+            (_, None) if has_load => Err(PipelineError::Truncated {
+                table: table(),
+                reason: ": only you know what that means for what load.sql has written",
+                cure: "Add a truncate.sql, or `on: {truncate: ignore}`".into(),
+            }),
+            (_, None) => {
+                self.fold.truncate();
+                Ok(())
+            }
+        }
+    }
+
+    async fn compiled(&mut self, relation: &Arc<Relation>) -> Checked<Arc<Compiled>> {
+        let known = |c: &&Arc<Compiled>| Arc::ptr_eq(&c.relation, relation) || c.relation == *relation;
+        if let Some(compiled) = self.compiled.iter().find(known) {
+            return Ok(compiled.clone());
+        }
+        let made = Compiled::new(&self.definition, &self.session.client, &self.types, relation).await?;
+        self.compiled.retain(|c| c.relation.oid != relation.oid);
+        self.compiled.push(Arc::new(made));
+        Ok(self.compiled[self.compiled.len() - 1].clone())
+    }
+
+    /// Changes without a TRUNCATE among them. Halves them until the answers fit into memory.
+    async fn changes(&mut self, changes: Vec<(u32, Arc<Change>)>) -> Checked<()> {
+        let mut todo = vec![changes];
+        while let Some(mut changes) = todo.pop() {
+            if changes.is_empty() {
+                continue;
+            }
+            if self.definition.pipeline.sql.load.is_some() {
+                let rest = changes.split_off(run_length(&changes));
+                todo.push(rest);
+            }
+            let limit = if changes.len() > 1 { RESULT_BYTES_MAX } else { usize::MAX };
+            match self.segment(&mut changes, limit).await? {
+                Ok(outcomes) => self.emit(&changes, outcomes).await?,
+                Err(Overflow) => {
+                    let second = changes.split_off(changes.len() / 2);
+                    todo.push(second);
+                    todo.push(changes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn segment(
+        &mut self,
+        changes: &mut [(u32, Arc<Change>)],
+        bytes_max: usize,
+    ) -> Checked<Answer<Vec<Outcome>>> {
+        let groups = self.groups(changes).await?;
+        let needs_source = groups.iter().any(|group| group.needs_source(self.effects, changes));
+        if needs_source {
+            let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
+            let xids: Vec<u32> = xids.into_iter().collect();
+            visibility::begin_after(&self.session.client, &xids)
+                .await
+                .map_err(PipelineError::source("opening a snapshot"))?;
+        }
+        let mut outcomes = vec![Outcome::default(); changes.len()];
+        let mut budget = bytes_max;
+        for group in &groups {
+            if self.group(group, changes, &mut outcomes, &mut budget).await?.is_err() {
+                self.end_snapshot().await?;
+                return Ok(Err(Overflow));
+            }
+        }
+        if needs_source {
+            self.end_snapshot().await?;
+        }
+        Ok(Ok(outcomes))
+    }
+
+    async fn end_snapshot(&self) -> Checked<()> {
+        let ended = self.session.client.batch_execute("COMMIT").await;
+        ended.map_err(PipelineError::source("ending a snapshot"))
+    }
+
+    /// Changes of one table and operation, wherever they stand.
+    async fn groups(&mut self, changes: &[(u32, Arc<Change>)]) -> Checked<Vec<Group>> {
+        let mut groups: Vec<Group> = Vec::new();
+        for (at, (_, change)) in changes.iter().enumerate() {
+            let fits = |g: &&mut Group| {
+                g.operation == change.operation && Arc::ptr_eq(&g.compiled.relation, &change.relation)
+            };
+            if let Some(group) = groups.iter_mut().rev().find(fits) {
+                group.places.push(at);
+                continue;
+            }
+            let compiled = self.compiled(&change.relation).await?;
+            let same = |g: &&mut Group| {
+                g.operation == change.operation && Arc::ptr_eq(&g.compiled, &compiled)
+            };
+            match groups.iter_mut().find(same) {
+                Some(group) => group.places.push(at),
+                None => groups.push(Group { compiled, operation: change.operation, places: vec![at] }),
+            }
+        }
+        Ok(groups)
+    }
+
+    async fn group(
+        &self,
+        group: &Group,
+        changes: &mut [(u32, Arc<Change>)],
+        outcomes: &mut [Outcome],
+        budget: &mut usize,
+    ) -> Checked<Answer<()>> {
+        let gone = self.resolve(group, changes).await?;
+        let transform = &group.compiled.transform;
+        let (operation, update) = (group.operation, group.operation == Operation::Update);
+        let rows = self.rows(group, operation, changes, &gone, budget).await?;
+        let Ok(rows) = rows else { return Ok(Err(Overflow)) };
+        for (at, row) in rows {
+            outcomes[at].rows.push(row);
+        }
+        if operation == Operation::Insert {
+            return Ok(Ok(()));
+        }
+        match &transform.removal {
+            Removal::None => {}
+            Removal::ByName(direct) => {
+                for &at in &group.places {
+                    outcomes[at].left_behind.extend(direct_key(direct, &changes[at].1));
+                }
+            }
+            Removal::Query { query, columns } => {
+                let Ok(rows) = self.query(query, &group.places, changes, budget).await? else {
+                    return Ok(Err(Overflow));
+                };
+                let mut returned: Vec<Vec<Tuple>> = vec![Vec::new(); changes.len()];
+                rows.into_iter().for_each(|(at, tuple)| returned[at].push(tuple));
+                for &at in &group.places {
+                    let change = &changes[at].1;
+                    let keys: BTreeSet<Key> = match returned[at].as_slice() {
+                        [] => removal_key(columns, change, None).into_iter().collect(),
+                        rows => rows.iter().filter_map(|r| removal_key(columns, change, Some(r))).collect(),
+                    };
+                    outcomes[at].left_behind.extend(keys);
+                }
+            }
+            Removal::Rows if update => {
+                let rows = self.rows(group, Operation::Delete, changes, &[], budget).await?;
+                let Ok(rows) = rows else { return Ok(Err(Overflow)) };
+                for (at, row) in rows {
+                    outcomes[at].retired.push(row);
+                }
+            }
+            Removal::Rows => {}
+        }
+        Ok(Ok(()))
+    }
+
+    /// Fills in values that updates left out and that are needed. Answers the places whose row is not there any more.
+    async fn resolve(&self, group: &Group, changes: &mut [(u32, Arc<Change>)]) -> Checked<Vec<usize>> {
+        let places = group.unresolved(self.effects, changes);
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let these: Vec<&Change> = places.iter().map(|&at| &*changes[at].1).collect();
+        let relation = &group.compiled.relation;
+        let input = &group.compiled.transform.input;
+        let types = &self.types.with_text_cast;
+        let completed = resolve::fetch_unchanged(&self.session.client, input, relation, types, &these)
+            .await
+            .map_err(PipelineError::source("reading values that an update left out"))?;
+        let mut gone = Vec::new();
+        for (at, completed) in places.into_iter().zip(completed) {
+            match completed {
+                Some(change) => changes[at].1 = Arc::new(change),
+                None if self.definition.pipeline.sql.load.is_some() => {
+                    return Err(PipelineError::ValueGone { table: relation.display_name() });
+                }
+                // The row has gone or has another key by now, which the stream will say: leave it to that.
+                None => gone.push(at),
+            }
+        }
+        Ok(gone)
+    }
+
+    async fn rows(
+        &self,
+        group: &Group,
+        operation: Operation,
+        changes: &[(u32, Arc<Change>)],
+        without: &[usize],
+        budget: &mut usize,
+    ) -> Checked<Answer<Vec<(usize, Row)>>> {
+        let Some(layout) = &group.compiled.layouts[operation as usize] else { return Ok(Ok(Vec::new())) };
+        let places: Vec<usize> = group.places.iter().copied().filter(|at| !without.contains(at)).collect();
+        match group.compiled.transform.rows(operation) {
+            Rows::Ignored => Ok(Ok(Vec::new())),
+            Rows::Direct(direct) => {
+                let row = |at: usize| Some((at, direct_row(direct, layout, &changes[at].1)?));
+                Ok(Ok(places.into_iter().filter_map(row).collect()))
+            }
+            Rows::Query(query) => {
+                let tuples = self.query(query, &places, changes, budget).await?;
+                Ok(tuples.map(|tuples| {
+                    let row = |(at, tuple)| (at, Row { layout: layout.clone(), tuple });
+                    tuples.into_iter().map(row).collect()
+                }))
+            }
+        }
+    }
+
+    async fn query(
+        &self,
+        query: &Query,
+        places: &[usize],
+        changes: &[(u32, Arc<Change>)],
+        budget: &mut usize,
+    ) -> Checked<Answer<Vec<(usize, Tuple)>>> {
+        if places.is_empty() {
+            return Ok(Ok(Vec::new()));
+        }
+        let failed = |e: tokio_postgres::Error| PipelineError::Sql {
+            problem: Box::new(query.problem(&e)),
+            is_transient: error::is_transient(&e),
+        };
+        let these = places.iter().map(|&at| &*changes[at].1);
+        let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
+        let mut tuples = Vec::new();
+        while let Some((n, tuple)) = rows.next().await.map_err(failed)? {
+            match budget.checked_sub(tuple.size()) {
+                Some(left) => *budget = left,
+                None => return Ok(Err(Overflow)),
+            }
+            tuples.push((places[n], tuple));
+        }
+        Ok(Ok(tuples))
+    }
+
+    async fn emit(&mut self, changes: &[(u32, Arc<Change>)], outcomes: Vec<Outcome>) -> Checked<()> {
+        if self.definition.pipeline.sql.load.is_some() {
+            return self.emit_load(changes, outcomes).await;
+        }
+        for ((_, change), outcome) in changes.iter().zip(outcomes) {
+            match self.effects.of(change.operation, outcome) {
+                Outgoing::Rekey(old, row) => self.fold.rekey(old, row),
+                Outgoing::Effect(effect) => self.fold.apply(effect).map_err(|null| self.null_key(null))?,
+            }
+            if self.fold.size() > WRITE_BYTES_MAX {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn null_key(&self, null: crate::sink::fold::NullKey) -> PipelineError {
+        let key = self.definition.target.as_ref().map(|target| target.key.join(", "));
+        crate::sink::postgres::SinkError::NullKey(null, key.unwrap_or_default()).into()
+    }
+
+    /// The rows of a run of changes with the same operation, to load.sql.
+    async fn emit_load(&mut self, changes: &[(u32, Arc<Change>)], outcomes: Vec<Outcome>) -> Checked<()> {
+        let Some((_, first)) = changes.first() else { return Ok(()) };
+        let compiled = self.compiled(&first.relation.clone()).await?;
+        let Some(load) = compiled.loads[first.operation as usize].clone() else { return Ok(()) };
+        let layout = compiled.layouts[first.operation as usize].clone();
+        let cells: Vec<usize> = layout.iter().flat_map(|l| l.columns.iter().map(|(_, cell)| *cell)).collect();
+        let is_whole = |tuple: &Tuple| tuple.len() == cells.len() && cells.iter().copied().eq(0..cells.len());
+        let rows = outcomes.into_iter().flat_map(|outcome| outcome.rows).map(|row| {
+            if is_whole(&row.tuple) {
+                return row.tuple;
+            }
+            cells.iter().map(|&cell| row.tuple.cell(cell)).collect()
+        });
+        let rows: Vec<Tuple> = rows.collect();
+        if rows.is_empty() { Ok(()) } else { self.hand_on(Work::Load(load, rows)).await }
+    }
+}
+
+/// How many changes from the first on have the same table and operation.
+fn run_length(changes: &[(u32, Arc<Change>)]) -> usize {
+    let Some((_, first)) = changes.first() else { return 0 };
+    let same = |(_, c): &&(u32, Arc<Change>)| c.operation == first.operation && c.relation.oid == first.relation.oid;
+    changes.iter().take_while(same).count()
+}
+
+struct Group {
+    compiled: Arc<Compiled>,
+    operation: Operation,
+    places: Vec<usize>,
+}
+
+impl Group {
+    fn needs_source(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> bool {
+        let is_query = matches!(self.compiled.transform.rows(self.operation), Rows::Query(_));
+        let removes = self.operation != Operation::Insert
+            && match self.compiled.transform.removal {
+                Removal::Query { .. } => true,
+                Removal::Rows => matches!(self.compiled.transform.delete, Rows::Query(_)),
+                Removal::None | Removal::ByName(_) => false,
+            };
+        is_query || removes || !self.unresolved(effects, changes).is_empty()
+    }
+
+    /// Places of changes that left out a value which is needed.
+    fn unresolved(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> Vec<usize> {
+        if self.operation != Operation::Update {
+            return Vec::new();
+        }
+        let needs = |change: &Change| match self.compiled.transform.rows(Operation::Update) {
+            Rows::Ignored => false,
+            Rows::Query(query) => resolve::needs(&query.params, change),
+            // Copied as it is, a value may be left alone, unless the row is a new one in the output.
+            Rows::Direct(direct) => {
+                let is_left_out = |cell: &usize| {
+                    change.new.as_ref().is_some_and(|new| new.cell(*cell) == crate::change::Cell::Unchanged)
+                };
+                let leaves_alone = matches!(
+                    effects.on.update,
+                    crate::config::Action::Upsert | crate::config::Action::Update
+                );
+                let is_new = !leaves_alone
+                    || self.compiled.loads[Operation::Update as usize].is_some()
+                    || !effects.replace_is_key;
+                is_new && direct.cells.iter().any(is_left_out)
+            }
+        };
+        self.places.iter().copied().filter(|&at| needs(&changes[at].1)).collect()
+    }
+}

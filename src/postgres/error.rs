@@ -1,0 +1,456 @@
+//! What servers say when something goes wrong, in words that may be shown: never a row's values. And whether
+//! trying again may help.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+
+use tokio_postgres::error::DbError;
+
+/// An error or notice of a server, without the parts that carry row values (DETAIL, CONTEXT, and quoted
+/// values in the message).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError {
+    /// ERROR, FATAL, WARNING, …; not translated.
+    pub severity: String,
+    /// The SQLSTATE.
+    pub code: String,
+    /// The server's words, values replaced by `…`.
+    pub message: String,
+    /// The server's advice.
+    pub hint: Option<String>,
+    /// What it is about, as far as the server says: table, column, constraint.
+    pub place: Vec<(&'static str, String)>,
+}
+
+impl ServerError {
+    /// From an error that the driver read.
+    pub fn from_db_error(error: &DbError) -> Self {
+        let place = [
+            ("schema", error.schema()),
+            ("table", error.table()),
+            ("column", error.column()),
+            ("constraint", error.constraint()),
+        ];
+        ServerError {
+            severity: error.severity().to_owned(),
+            code: error.code().code().to_owned(),
+            message: message_without_values(error),
+            hint: error.hint().map(str::to_owned),
+            place: place.into_iter().filter_map(|(k, v)| v.map(|v| (k, v.to_owned()))).collect(),
+        }
+    }
+
+    /// From the body of an ErrorResponse or NoticeResponse. What can't be read of it is left out.
+    pub fn decode(body: &[u8]) -> Self {
+        let mut error = ServerError {
+            severity: String::new(),
+            code: String::new(),
+            message: String::new(),
+            hint: None,
+            place: Vec::new(),
+        };
+        for field in body.split(|&byte| byte == 0) {
+            let Some((kind, value)) = field.split_first() else { break };
+            let value = String::from_utf8_lossy(value).into_owned();
+            match kind {
+                b'S' if error.severity.is_empty() => error.severity = value,
+                b'V' => error.severity = value,
+                b'C' => error.code = value,
+                b'M' => error.message = value,
+                b'H' => error.hint = Some(value),
+                b's' => error.place.push(("schema", value)),
+                b't' => error.place.push(("table", value)),
+                b'c' => error.place.push(("column", value)),
+                b'n' => error.place.push(("constraint", value)),
+                _ => {}
+            }
+        }
+        error.message = without_values(&error.code, &error.message);
+        error
+    }
+
+    /// Whether the same may work later without anyone's doing.
+    pub fn is_transient(&self) -> bool {
+        is_transient_code(&self.code)
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (SQLSTATE {}", one_line(&self.message), self.code)?;
+        for (kind, name) in &self.place {
+            write!(f, ", {kind} {name}")?;
+        }
+        f.write_str(")")?;
+        match &self.hint {
+            Some(hint) => write!(f, ". Hint: {}", one_line(hint)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// Whether the same may work later without anyone's doing: the connection broke, the server is starting or
+/// stopping, others were in the way, something is full.
+pub fn is_transient(error: &tokio_postgres::Error) -> bool {
+    match error.as_db_error() {
+        Some(db) => is_transient_code(db.code().code()),
+        None => error.is_closed() || io_cause(error).is_some(),
+    }
+}
+
+/// One line for people, without row values.
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return ServerError::from_db_error(db).to_string();
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    one_line(&text)
+}
+
+/// The input or output error beneath, if that is what went wrong.
+pub(super) fn io_cause(error: &tokio_postgres::Error) -> Option<&io::Error> {
+    error.source().and_then(|cause| cause.downcast_ref())
+}
+
+fn is_transient_code(code: &str) -> bool {
+    const CODES: [&str; 14] = [
+        "25006", // read-only: a standby that is being promoted
+        "25P03", // idle in transaction for too long
+        "25P04", // transaction_timeout
+        "40001", // serialization failure, conflict with recovery
+        "40003", // statement completion unknown
+        "40P01", // deadlock
+        "55P03", // lock not available
+        "57014", // canceled
+        "57P01", // administrator's shutdown
+        "57P02", // crash of another process
+        "57P03", // cannot connect now
+        "57P05", // idle session
+        "58030", // input or output error
+        "58000", // system error
+    ];
+    code.starts_with("08") || code.starts_with("53") || CODES.contains(&code)
+}
+
+/// The server's words, with the values that errors of class 22 (data exception) quote replaced by `…`.
+pub fn message_without_values(error: &DbError) -> String {
+    without_values(error.code().code(), error.message())
+}
+
+/// Quotes after one of these words hold a name; all others may hold data.
+const NAMING_WORDS: [&str; 10] = [
+    "type",
+    "enum",
+    "encoding",
+    "column",
+    "relation",
+    "function",
+    "parameter",
+    "sequence",
+    "operator",
+    "domain",
+];
+
+fn without_values(code: &str, message: &str) -> String {
+    if !code.starts_with("22") {
+        return message.to_owned();
+    }
+    let mut kept = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(start) = rest.find('"') {
+        let (before, quoted) = (&rest[..start], &rest[start + 1..]);
+        kept.push_str(before);
+        let word = before.trim_end().rsplit(' ').next().unwrap_or_default();
+        match quoted.find('"') {
+            Some(end) if NAMING_WORDS.contains(&word) => {
+                kept.push_str(&rest[start..=start + 1 + end]);
+                rest = &quoted[end + 1..];
+            }
+            // The value may itself hold quotes: up to the last one, or after a colon all that is left.
+            _ => {
+                kept.push_str("\"…\"");
+                let end = if before.ends_with(": ") { None } else { quoted.rfind('"') };
+                rest = end.map_or("", |end| &quoted[end + 1..]);
+            }
+        }
+    }
+    kept.push_str(rest);
+    without_number(&without_bytes(&kept)).to_owned()
+}
+
+/// `date field value out of range: 2024-13-01`: some errors show a number without quotes, last.
+fn without_number(message: &str) -> &str {
+    match message.rsplit_once(": ") {
+        Some((words, value)) if value.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => words,
+        _ => message,
+    }
+}
+
+/// Bytes that are no text are shown as `0xe2 0x28`.
+fn without_bytes(message: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for word in message.split(' ') {
+        let word = if word.starts_with("0x") { "…" } else { word };
+        if !(word == "…" && kept.last() == Some(&"…")) {
+            kept.push(word);
+        }
+    }
+    kept.join(" ")
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Why there is no connection. Names the connection as trucker.yml does, and the cure.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum ConnectError {
+    #[error(
+        "connection {connection}: nothing answers at {address}: {}. Is the server running, and reachable from here?",
+        source
+    )]
+    Unreachable { connection: String, address: String, source: io::Error },
+    #[error(
+        "connection {connection}: the server at {address} offers no TLS, but sslmode is {mode}. Turn on `ssl` on the server, or choose `sslmode: prefer`"
+    )]
+    NoTls { connection: String, address: String, mode: &'static str },
+    #[error(
+        "connection {connection}: the certificate of {address} is not to be trusted: {reason}. Name the certificate authority that signed it in ssl_root_cert"
+    )]
+    Untrusted { connection: String, address: String, reason: String },
+    #[error(
+        "connection {connection}: the certificate of {address} is for another name: {reason}. Use the name that the certificate has as `host`, or `sslmode: verify-ca`"
+    )]
+    WrongName { connection: String, address: String, reason: String },
+    #[error("connection {connection}: {key} can't be used: {reason}")]
+    TlsFile { connection: String, key: &'static str, reason: String },
+    #[error("connection {connection}: no TLS with {address}: {reason}")]
+    Handshake { connection: String, address: String, reason: String },
+    #[error("connection {connection}: {error}. {}", if *.given { "Is `user` right, and `pass`?" } else { "Set `pass`" })]
+    Password { connection: String, given: bool, error: Box<ServerError> },
+    #[error(
+        "connection {connection}: {error}. The server's pg_hba.conf decides who may connect from where, and with or without TLS (`sslmode`)"
+    )]
+    NotAllowed { connection: String, error: Box<ServerError> },
+    #[error("connection {connection}: {error}. Is `database` right?")]
+    NoDatabase { connection: String, error: Box<ServerError> },
+    #[error("connection {connection}: {error}")]
+    Server { connection: String, error: Box<ServerError> },
+    #[error(
+        "connection {connection}: there seems to be a connection pooler in between ({reason}): connect to Postgres directly"
+    )]
+    Pooler { connection: String, reason: String },
+    #[error("connection {connection}: the server at {address} doesn't speak as Postgres does: {reason}")]
+    Protocol { connection: String, address: String, reason: String },
+}
+
+impl ConnectError {
+    /// Whether trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            // A name that isn't known yet, a server that isn't up yet, a firewall that is being changed.
+            ConnectError::Unreachable { .. } => true,
+            ConnectError::Server { error, .. } => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Sorts what a server said to the startup packet or to a password.
+    pub(super) fn from_server(connection: &str, given: bool, error: ServerError) -> Self {
+        let error = Box::new(error);
+        let connection = connection.to_owned();
+        match error.code.as_str() {
+            "28P01" => ConnectError::Password { connection, given, error },
+            "28000" => ConnectError::NotAllowed { connection, error },
+            "3D000" => ConnectError::NoDatabase { connection, error },
+            "08P01" if error.message.contains("startup parameter") => {
+                ConnectError::Pooler { connection, reason: error.message }
+            }
+            _ => ConnectError::Server { connection, error },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_taken_out_of_class_22_and_names_are_kept() {
+        for (code, message, shown) in [
+            (
+                "22P02",
+                r#"invalid input syntax for type integer: "abc""#,
+                r#"invalid input syntax for type integer: "…""#,
+            ),
+            (
+                "22P02",
+                r#"invalid input syntax for type uuid: "a"b: "c"#,
+                r#"invalid input syntax for type uuid: "…""#,
+            ),
+            (
+                "22P02",
+                r#"invalid input value for enum mood: "x""#,
+                r#"invalid input value for enum mood: "…""#,
+            ),
+            (
+                "22P02",
+                r#"invalid input value for enum "Mood": "x""#,
+                r#"invalid input value for enum "Mood": "…""#,
+            ),
+            ("22P02", "malformed array literal: \"{\n\"", r#"malformed array literal: "…""#),
+            ("22P02", r#""2" is not a valid binary digit"#, r#""…" is not a valid binary digit"#),
+            (
+                "22003",
+                r#"value "999" is out of range for type smallint"#,
+                r#"value "…" is out of range for type smallint"#,
+            ),
+            ("22003", r#"value "9"9" is out of range for type "T""#, r#"value "…""#),
+            (
+                "22003",
+                r#""1e400" is out of range for type double precision"#,
+                r#""…" is out of range for type double precision"#,
+            ),
+            ("22003", "integer out of range", "integer out of range"),
+            ("22008", "date field value out of range: 2024-13-01", "date field value out of range"),
+            (
+                "22008",
+                r#"date/time field value out of range: "2024-13-01""#,
+                r#"date/time field value out of range: "…""#,
+            ),
+            ("22007", r#"invalid value "Mo" for "DD""#, r#"invalid value "…""#),
+            ("22023", r#"time zone "secret" not recognized"#, r#"time zone "…" not recognized"#),
+            (
+                "22021",
+                r#"invalid byte sequence for encoding "UTF8": 0xff 0xfe"#,
+                r#"invalid byte sequence for encoding "UTF8": …"#,
+            ),
+            (
+                "22P05",
+                r#"character with byte sequence 0xe2 0x98 0xba in encoding "UTF8" has no equivalent in encoding "LATIN1""#,
+                r#"character with byte sequence … in encoding "UTF8" has no equivalent in encoding "LATIN1""#,
+            ),
+            (
+                "22001",
+                "value too long for type character varying(3)",
+                "value too long for type character varying(3)",
+            ),
+            ("22P02", r#"unterminated "abc"#, r#"unterminated "…""#),
+            (
+                "23505",
+                r#"duplicate key value violates unique constraint "t_pkey""#,
+                r#"duplicate key value violates unique constraint "t_pkey""#,
+            ),
+            ("42703", r#"column "a" does not exist"#, r#"column "a" does not exist"#),
+        ] {
+            assert_eq!(without_values(code, message), shown);
+        }
+    }
+
+    #[test]
+    fn a_server_error_is_shown_without_detail_and_context() {
+        let body = b"SFEHLER\0VERROR\0C23505\0Mduplicate key value\nviolates unique constraint \"t_pkey\"\0\
+            DKey (email)=(a@b.c) already exists.\0Hask\n again\0WCOPY t, line 1: \"a@b.c\"\0spublic\0tt\0nt_pkey\0\0";
+        let error = ServerError::decode(body);
+        assert_eq!(error.severity, "ERROR");
+        assert_eq!(
+            error.to_string(),
+            "duplicate key value violates unique constraint \"t_pkey\" (SQLSTATE 23505, schema public, table t, \
+             constraint t_pkey). Hint: ask again"
+        );
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_transient() {
+        for (code, transient) in [
+            ("08006", true),
+            ("08P01", true),
+            ("40001", true),
+            ("40P01", true),
+            ("55P03", true),
+            ("57P01", true),
+            ("57P02", true),
+            ("57P03", true),
+            ("53100", true),
+            ("53200", true),
+            ("53300", true),
+            ("25006", true),
+            ("58030", true),
+            ("57014", true),
+            ("25P03", true),
+            ("57P04", false),
+            ("XX000", false),
+            ("23505", false),
+            ("42P01", false),
+            ("28P01", false),
+            ("3D000", false),
+            ("22P02", false),
+            ("55006", false),
+            ("", false),
+        ] {
+            assert_eq!(is_transient_code(code), transient, "{code}");
+        }
+    }
+
+    fn server(code: &str, message: &str) -> ServerError {
+        ServerError::decode(format!("VFATAL\0C{code}\0M{message}\0\0").as_bytes())
+    }
+
+    #[test]
+    fn each_refusal_names_the_connection_and_the_cure() {
+        for (given, code, message, shown) in [
+            (
+                true,
+                "28P01",
+                "password authentication failed for user \"u\"",
+                "connection db: password authentication failed for user \"u\" (SQLSTATE 28P01). Is `user` right, and `pass`?",
+            ),
+            (
+                false,
+                "28P01",
+                "empty password returned by client",
+                "connection db: empty password returned by client (SQLSTATE 28P01). Set `pass`",
+            ),
+            (
+                true,
+                "28000",
+                "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption",
+                "connection db: no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption \
+                 (SQLSTATE 28000). The server's pg_hba.conf decides who may connect from where, and with or without \
+                 TLS (`sslmode`)",
+            ),
+            (
+                true,
+                "3D000",
+                "database \"d\" does not exist",
+                "connection db: database \"d\" does not exist (SQLSTATE 3D000). Is `database` right?",
+            ),
+            (
+                true,
+                "08P01",
+                "unsupported startup parameter: options",
+                "connection db: there seems to be a connection pooler in between (unsupported startup parameter: \
+                 options): connect to Postgres directly",
+            ),
+            (
+                true,
+                "57P03",
+                "the database system is starting up",
+                "connection db: the database system is starting up (SQLSTATE 57P03)",
+            ),
+        ] {
+            let error = ConnectError::from_server("db", given, server(code, message));
+            assert_eq!(error.to_string(), shown);
+            assert_eq!(error.is_transient(), code == "57P03");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The session settings that every connection asks for in its startup packet, so that no `ALTER ROLE … SET`
+//! or `ALTER DATABASE … SET` can change how values are written or what a query sees; and the check that the
+//! server took them, which a connection pooler in between prevents.
+
+use super::error::ConnectError;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Queries on the source: the user's SQL, backfill.
+    Source,
+    /// Rows and checkpoints into an output.
+    Output,
+    /// Everything else: looking into catalogs, creating, dropping.
+    Control,
+}
+
+const SETTINGS: [(&str, &str); 14] = [
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "3"),
+    ("lc_monetary", "C"),
+    // An error instead of rows silently left out.
+    ("row_security", "off"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("standard_conforming_strings", "on"),
+    ("xmlbinary", "base64"),
+    ("xmloption", "content"),
+    ("client_min_messages", "warning"),
+];
+
+/// Those of which a difference would change data.
+const VERIFIED: [&str; 6] =
+    ["DateStyle", "IntervalStyle", "TimeZone", "bytea_output", "extra_float_digits", "row_security"];
+
+/// The startup packet's `options` for an ordinary connection.
+pub(super) fn options(purpose: Purpose) -> String {
+    // A writer that was stopped inside its transaction holds the checkpoint's lock; the server ends it, so
+    // that another can take over.
+    let idle = match purpose {
+        Purpose::Output => "60s",
+        Purpose::Source | Purpose::Control => "0",
+    };
+    render(&[("idle_in_transaction_session_timeout", idle)])
+}
+
+/// The startup packet's `options` for a replication connection. Output functions such as `regclass`'s write
+/// names as short as the search path allows; there no user's SQL depends on it.
+pub(super) fn replication_options() -> String {
+    render(&[("idle_in_transaction_session_timeout", "0"), ("search_path", "pg_catalog")])
+}
+
+fn render(more: &[(&str, &str)]) -> String {
+    let settings = SETTINGS.iter().chain(more);
+    settings.map(|(name, value)| format!("-c {name}={}", escape(value))).collect::<Vec<_>>().join(" ")
+}
+
+/// The server splits `options` at spaces that have no backslash before them.
+fn escape(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for c in value.chars() {
+        if c.is_ascii_whitespace() || c == '\\' {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+/// What the check found out on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// As `server_version_num`: 150018 is 15.18.
+    pub server_version: u32,
+    /// Whether commits may be lost in a crash although they were reported.
+    pub commits_asynchronously: bool,
+}
+
+/// One query whose row [`verify`] reads.
+pub(super) fn verification_query() -> String {
+    let names = ["server_version_num", "synchronous_commit"].into_iter().chain(VERIFIED);
+    let columns: Vec<_> = names.map(|name| format!("pg_catalog.current_setting('{name}')")).collect();
+    format!("SELECT {}", columns.join(", "))
+}
+
+/// Checks the row of [`verification_query`].
+pub(super) fn verify(connection: &str, row: &[Option<&str>]) -> Result<Found, ConnectError> {
+    let pooler = |setting: &str, value: Option<&str>| ConnectError::Pooler {
+        connection: connection.to_owned(),
+        reason: format!("{setting} is {} after asking for another value", value.unwrap_or("missing")),
+    };
+    let value = |index: usize| row.get(index).copied().flatten();
+    for (index, name) in VERIFIED.iter().enumerate() {
+        let found = value(index + 2);
+        let asked = SETTINGS.iter().find(|(setting, _)| setting == name).map(|(_, value)| *value);
+        // "ISO, DMY": the second word tells how dates are read, and ISO dates are read alike either way.
+        let style = found.map(|text| text.split(',').next().unwrap_or(text));
+        if style != asked {
+            return Err(pooler(name, found));
+        }
+    }
+    let server_version =
+        value(0).and_then(|text| text.parse().ok()).ok_or_else(|| pooler("server_version_num", value(0)))?;
+    Ok(Found { server_version, commits_asynchronously: value(1) == Some("off") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [Option<&str>; 8] = [
+        Some("150018"),
+        Some("on"),
+        Some("ISO, DMY"),
+        Some("postgres"),
+        Some("UTC"),
+        Some("hex"),
+        Some("3"),
+        Some("off"),
+    ];
+
+    #[test]
+    fn what_the_server_splits_is_escaped() {
+        for (value, escaped) in [("UTC", "UTC"), ("a b", "a\\ b"), ("\\\t", "\\\\\\\t"), ("", "")] {
+            assert_eq!(escape(value), escaped);
+        }
+    }
+
+    #[test]
+    fn only_a_writer_may_be_ended_inside_its_transaction() {
+        assert!(options(Purpose::Output).ends_with("-c idle_in_transaction_session_timeout=60s"));
+        assert!(options(Purpose::Source).ends_with("-c idle_in_transaction_session_timeout=0"));
+        assert!(options(Purpose::Control).starts_with("-c DateStyle=ISO -c IntervalStyle=postgres "));
+        assert!(!options(Purpose::Source).contains("search_path"));
+        assert!(replication_options().ends_with(" -c search_path=pg_catalog"));
+    }
+
+    #[test]
+    fn the_settings_asked_for_are_found() {
+        let found = verify("db", &GOOD).unwrap();
+        assert_eq!(found, Found { server_version: 150018, commits_asynchronously: false });
+    }
+
+    #[test]
+    fn any_other_setting_is_a_pooler_in_between() {
+        for (index, name) in VERIFIED.iter().enumerate() {
+            let mut row = GOOD;
+            row[index + 2] = Some("other");
+            let error = verify("db", &row).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("connection pooler"), "{error}");
+        }
+        assert!(verify("db", &[]).is_err());
+    }
+}

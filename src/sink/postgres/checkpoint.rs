@@ -1,0 +1,206 @@
+//! Checkpoints in the output: one row per pipeline in `trucker.checkpoint`, moved in the very transaction that
+//! writes the rows, by compare-and-set. Who starts a pipeline raises its epoch; a process that lost the pipeline to
+//! another finds its epoch gone, and its transaction is undone.
+
+use tokio_postgres::{Client, Row};
+
+use super::error::SinkError;
+use crate::change::Lsn;
+use crate::checkpoint::Seam;
+
+const TABLE: &str = "\
+CREATE SCHEMA IF NOT EXISTS trucker;
+CREATE TABLE IF NOT EXISTS trucker.checkpoint (
+  project text NOT NULL,
+  pipeline text NOT NULL,
+  epoch bigint NOT NULL,
+  phase text NOT NULL CHECK (phase IN ('backfill', 'follow')),
+  loaded_lsn pg_lsn,
+  system_identifier text NOT NULL,
+  timeline bigint NOT NULL,
+  slot text NOT NULL,
+  source_database text NOT NULL,
+  output_table text,
+  seam_snapshot text,
+  seam_bound pg_lsn,
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (project, pipeline)
+);
+COMMENT ON TABLE trucker.checkpoint IS
+  'How far each pipeline of trucker has loaded; moves with the rows. Written by trucker only.'";
+
+const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifier, timeline, slot, source_database, \
+                       output_table, seam_snapshot, seam_bound::text";
+
+/// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The cluster.
+    pub system_identifier: String,
+    /// Its timeline.
+    pub timeline: u32,
+    /// The slot.
+    pub slot: String,
+    /// The database.
+    pub database: String,
+}
+
+/// A checkpoint row.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// Which pipeline.
+    pub pipeline: String,
+    /// Raised whenever a process takes the pipeline.
+    pub epoch: i64,
+    /// Up to where rows are loaded; None while the first backfill isn't done.
+    pub loaded_lsn: Option<Lsn>,
+    /// Where from.
+    pub origin: Origin,
+    /// The output table as the pipeline had it.
+    pub output_table: Option<String>,
+    /// What the backfill has read, until the stream has passed its bound.
+    pub seam: Option<Seam>,
+}
+
+/// Names the row of one pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointKey {
+    /// The project's name; `trucker` where it has none.
+    pub project: String,
+    /// The pipeline's.
+    pub pipeline: String,
+}
+
+/// Creates schema and table where they are missing. Asks first, since a role may use what it may not create.
+pub async fn ensure_table(client: &Client) -> Result<(), SinkError> {
+    if exists(client).await? {
+        return Ok(());
+    }
+    // Two processes that start at once: the second waits here and then finds the table.
+    let sql = format!(
+        "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('trucker.checkpoint', 0)); \
+         {TABLE}; COMMIT"
+    );
+    let done = client.batch_execute(&sql).await;
+    if done.is_err() {
+        client.batch_execute("ROLLBACK").await.ok();
+    }
+    done.map_err(SinkError::at("creating schema trucker with the checkpoints (needs CREATE on the output database)"))
+}
+
+/// Whether there is a checkpoint table.
+pub async fn exists(client: &Client) -> Result<bool, SinkError> {
+    let sql = "SELECT pg_catalog.to_regclass('trucker.checkpoint') IS NOT NULL";
+    let row = client.query_one(sql, &[]).await.map_err(SinkError::at("looking for trucker.checkpoint"))?;
+    Ok(row.get(0))
+}
+
+/// All checkpoints of a project. An error is never taken for their absence.
+pub async fn fetch_all(client: &Client, project: &str) -> Result<Vec<Checkpoint>, SinkError> {
+    if !exists(client).await? {
+        return Ok(Vec::new());
+    }
+    let sql = format!("SELECT {COLUMNS} FROM trucker.checkpoint WHERE project = $1 ORDER BY pipeline");
+    let rows = client.query(&sql, &[&project]).await.map_err(SinkError::at("reading trucker.checkpoint"))?;
+    Ok(rows.iter().map(checkpoint).collect())
+}
+
+/// One checkpoint.
+pub async fn fetch(client: &Client, key: &CheckpointKey) -> Result<Option<Checkpoint>, SinkError> {
+    let sql = format!("SELECT {COLUMNS} FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2");
+    let row = client.query_opt(&sql, &[&key.project, &key.pipeline]).await;
+    Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.as_ref().map(checkpoint))
+}
+
+fn checkpoint(row: &Row) -> Checkpoint {
+    let lsn = |at: usize| row.get::<_, Option<String>>(at).and_then(|text| text.parse().ok());
+    let snapshot = row.get::<_, Option<String>>(9).and_then(|text| text.parse().ok());
+    Checkpoint {
+        pipeline: row.get(0),
+        epoch: row.get(1),
+        loaded_lsn: lsn(3).filter(|_| row.get::<_, String>(2) == "follow"),
+        origin: Origin {
+            system_identifier: row.get(4),
+            timeline: row.get::<_, i64>(5) as u32,
+            slot: row.get(6),
+            database: row.get(7),
+        },
+        output_table: row.get(8),
+        seam: snapshot.zip(lsn(10)).map(|(snapshot, bound)| Seam { snapshot, bound }),
+    }
+}
+
+/// Takes the pipeline: from here on, no other process can move its checkpoint. Creates the row where there is none.
+pub async fn claim(
+    client: &Client,
+    key: &CheckpointKey,
+    origin: &Origin,
+    output_table: Option<&str>,
+) -> Result<Checkpoint, SinkError> {
+    let sql = format!(
+        "INSERT INTO trucker.checkpoint AS c
+           (project, pipeline, epoch, phase, system_identifier, timeline, slot, source_database, output_table)
+         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7)
+         ON CONFLICT (project, pipeline) DO UPDATE
+         SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table,
+             updated_at = pg_catalog.now()
+         RETURNING {COLUMNS}"
+    );
+    let timeline = i64::from(origin.timeline);
+    let row = client
+        .query_one(
+            &sql,
+            &[
+                &key.project,
+                &key.pipeline,
+                &origin.system_identifier,
+                &timeline,
+                &origin.slot,
+                &origin.database,
+                &output_table,
+            ],
+        )
+        .await
+        .map_err(SinkError::at("taking the pipeline's checkpoint"))?;
+    Ok(checkpoint(&row))
+}
+
+/// Moves the checkpoint, in the transaction that is open on `client`, if epoch and position are still as this
+/// process knows them; otherwise somebody else has the pipeline.
+pub async fn advance(
+    client: &Client,
+    key: &CheckpointKey,
+    epoch: i64,
+    from: Option<Lsn>,
+    to: Lsn,
+    seam: Option<&Seam>,
+) -> Result<(), SinkError> {
+    let sql = "UPDATE trucker.checkpoint SET phase = 'follow', loaded_lsn = $5::text::pg_lsn, seam_snapshot = $6, \
+               seam_bound = $7::text::pg_lsn, updated_at = pg_catalog.now() \
+               WHERE project = $1 AND pipeline = $2 AND epoch = $3 \
+               AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn";
+    let from_text = from.map(|lsn| lsn.to_string());
+    let snapshot = seam.map(|s| s.snapshot.to_string());
+    let bound = seam.map(|s| s.bound.to_string());
+    let statement = client.prepare(sql).await.map_err(SinkError::at("moving the checkpoint"))?;
+    let moved = client
+        .execute(
+            &statement,
+            &[&key.project, &key.pipeline, &epoch, &from_text, &to.to_string(), &snapshot, &bound],
+        )
+        .await
+        .map_err(SinkError::at("moving the checkpoint"))?;
+    if moved == 1 {
+        Ok(())
+    } else {
+        Err(SinkError::Fenced { pipeline: key.pipeline.clone(), expected: from.unwrap_or_default() })
+    }
+}
+
+/// Forgets where the pipeline was, so that its next start is a backfill.
+pub async fn reset(client: &Client, key: &CheckpointKey) -> Result<(), SinkError> {
+    let sql = "UPDATE trucker.checkpoint SET phase = 'backfill', epoch = epoch + 1, loaded_lsn = NULL, \
+               seam_snapshot = NULL, seam_bound = NULL WHERE project = $1 AND pipeline = $2";
+    let done = client.execute(sql, &[&key.project, &key.pipeline]).await;
+    done.map(drop).map_err(SinkError::at("resetting the checkpoint"))
+}

@@ -1,0 +1,11 @@
+//! Postgres as an output: rows and checkpoint commit in one transaction.
+
+pub mod checkpoint;
+pub mod copy;
+mod error;
+mod statement;
+mod writer;
+
+pub use error::SinkError;
+pub use statement::Target;
+pub use writer::{LoadColumn, Writer, load_columns};

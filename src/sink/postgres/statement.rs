@@ -1,0 +1,258 @@
+//! The statements that write rows: arrays in, one statement for any number of rows. Pure text.
+
+use crate::postgres::catalog::{Generation, Table, TableColumn};
+use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::sink::{By, Put};
+
+/// What one statement is about. Two writes with the same shape share a prepared statement.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// `DELETE` by these columns; with `keeps`, but for given keys.
+    Delete {
+        /// What the keys are of.
+        by: By,
+        /// Whether some rows are kept.
+        keeps: bool,
+    },
+    /// Rows with these columns.
+    Put {
+        /// How.
+        put: Put,
+        /// Output columns, in the order of the parameters.
+        columns: Vec<String>,
+    },
+    /// A row whose key moves: these columns, then the key as it was.
+    Rekey {
+        /// Output columns, in the order of the parameters.
+        columns: Vec<String>,
+    },
+}
+
+/// The output table, and what identifies its rows.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The catalog's entry.
+    pub table: std::sync::Arc<Table>,
+    /// The key's columns.
+    pub key: Vec<String>,
+    /// The columns that identify all rows of one input row.
+    pub replace: Vec<String>,
+}
+
+impl Target {
+    /// The statement of a shape; None if there is nothing to do (an update of no column but the key).
+    pub fn sql(&self, shape: &Shape) -> Option<String> {
+        match shape {
+            Shape::Delete { by, keeps } => Some(self.delete(*by, *keeps)),
+            Shape::Put { put: Put::Insert, columns } => Some(self.insert(columns)),
+            Shape::Put { put: Put::Upsert, columns } => Some(self.upsert(columns)),
+            Shape::Put { put: Put::Update, columns } => self.update(columns, false),
+            Shape::Rekey { columns } => self.update(columns, true),
+        }
+    }
+
+    /// The columns that the statement tells rows by.
+    pub fn columns_of(&self, by: By) -> &[String] {
+        match by {
+            By::Key => &self.key,
+            By::Replace => &self.replace,
+        }
+    }
+
+    fn column(&self, name: &str) -> &TableColumn {
+        self.table.column(name).expect("columns were checked against the catalog when the SQL was compiled")
+    }
+
+    /// `unnest($1::…, …) WITH ORDINALITY AS r(c0, …, n)` and the values as the columns' types.
+    fn rows(&self, columns: &[String], first_param: usize, alias: &str) -> (String, Vec<String>) {
+        let mut arrays = Vec::new();
+        let mut values = Vec::new();
+        for (at, name) in columns.iter().enumerate() {
+            let type_name = &self.column(name).type_name;
+            let param = first_param + at;
+            match &type_name.array_sql {
+                Some(array) => {
+                    arrays.push(format!("${param}::{array}"));
+                    values.push(format!("{alias}.c{at}"));
+                }
+                None => {
+                    arrays.push(format!("${param}::pg_catalog._text"));
+                    values.push(format!("{alias}.c{at}::{}", type_name.sql));
+                }
+            }
+        }
+        let names = (0..columns.len()).map(|at| format!("c{at}, ")).collect::<String>();
+        (format!("unnest({}) WITH ORDINALITY AS {alias}({names}n)", arrays.join(", ")), values)
+    }
+
+    fn insert(&self, columns: &[String]) -> String {
+        let (rows, values) = self.rows(columns, 1, "r");
+        format!(
+            "INSERT INTO {} AS o ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {rows} ORDER BY r.n",
+            self.table.sql(),
+            quote_idents(columns.iter().map(String::as_str)),
+            values.join(", ")
+        )
+    }
+
+    fn upsert(&self, columns: &[String]) -> String {
+        let updated = self.updatable(columns).map(|(_, name)| format!("{0} = excluded.{0}", quote_ident(name)));
+        let updated: Vec<String> = updated.collect();
+        let action = if updated.is_empty() {
+            "DO NOTHING".to_owned()
+        } else {
+            format!("DO UPDATE SET {}", updated.join(", "))
+        };
+        let key = quote_idents(self.key.iter().map(String::as_str));
+        format!("{} ON CONFLICT ({key}) {action}", self.insert(columns))
+    }
+
+    /// Columns that an update may set: not the key's, and not those that only the table itself may fill.
+    fn updatable<'a>(&'a self, columns: &'a [String]) -> impl Iterator<Item = (usize, &'a str)> {
+        columns.iter().enumerate().map(|(at, name)| (at, name.as_str())).filter(|(_, name)| {
+            !self.key.iter().any(|key| key == name)
+                && self.column(name).generation != Generation::IdentityAlways
+        })
+    }
+
+    fn update(&self, columns: &[String], moves_key: bool) -> Option<String> {
+        let all: Vec<String>;
+        let given = if moves_key {
+            all = columns.iter().chain(&self.key).cloned().collect();
+            &all
+        } else {
+            columns
+        };
+        let (rows, values) = self.rows(given, 1, "r");
+        let set: Vec<String> = if moves_key {
+            let set = columns.iter().enumerate();
+            set.map(|(at, name)| format!("{} = {}", quote_ident(name), values[at])).collect()
+        } else {
+            let set = self.updatable(columns);
+            set.map(|(at, name)| format!("{} = {}", quote_ident(name), values[at])).collect()
+        };
+        let place = |key: &String| columns.iter().position(|name| name == key);
+        let matches = self.key.iter().enumerate().map(|(at, key)| {
+            let value = if moves_key { Some(columns.len() + at) } else { place(key) };
+            Some(format!("o.{} = {}", quote_ident(key), values[value?]))
+        });
+        let matches = matches.collect::<Option<Vec<_>>>()?.join(" AND ");
+        (!set.is_empty()).then(|| {
+            format!("UPDATE {} AS o SET {} FROM {rows} WHERE {matches}", self.table.sql(), set.join(", "))
+        })
+    }
+
+    fn delete(&self, by: By, keeps: bool) -> String {
+        let columns = self.columns_of(by);
+        let (rows, values) = self.rows(columns, 1, "r");
+        let matches = |columns: &[String], values: &[String]| {
+            let equal = columns.iter().zip(values).map(|(name, value)| format!("o.{} = {value}", quote_ident(name)));
+            equal.collect::<Vec<_>>().join(" AND ")
+        };
+        let mut sql =
+            format!("DELETE FROM {} AS o USING {rows} WHERE {}", self.table.sql(), matches(columns, &values));
+        if keeps {
+            // The kept keys come with the place of the row that they belong to, as one more array.
+            let (kept, values) = self.rows(&self.key, columns.len() + 2, "k");
+            let kept = kept.replacen("unnest(", &format!("unnest(${}::pg_catalog._int8, ", columns.len() + 1), 1);
+            let kept = kept.replacen("AS k(", "AS k(place, ", 1);
+            sql.push_str(&format!(
+                " AND NOT EXISTS (SELECT FROM {kept} WHERE k.place = r.n AND {})",
+                matches(&self.key, &values)
+            ));
+        }
+        sql
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::change::ReplicaIdentity;
+    use crate::postgres::catalog::TypeName;
+
+    fn target(replace: &[&str]) -> Target {
+        let column = |name: &str, type_name: &str, generation: Generation| TableColumn {
+            name: name.into(),
+            type_name: TypeName {
+                oid: 23,
+                base_oid: 23,
+                sql: format!("pg_catalog.{type_name}"),
+                array_sql: (!type_name.starts_with('_')).then(|| format!("pg_catalog._{type_name}")),
+            },
+            type_modifier: -1,
+            is_not_null: false,
+            has_default: false,
+            generation,
+            is_identity: false,
+        };
+        let table = Table {
+            oid: 1,
+            schema: "public".into(),
+            table: "t".into(),
+            kind: 'r',
+            persistence: 'p',
+            identity: ReplicaIdentity::Default,
+            columns: vec![
+                column("id", "int4", Generation::None),
+                column("tags", "_text", Generation::None),
+                column("seq", "int8", Generation::IdentityAlways),
+            ],
+            unique: Vec::new(),
+            is_order_sensitive: false,
+        };
+        let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
+        Target { table: Arc::new(table), key: vec!["id".into()], replace: names(replace) }
+    }
+
+    #[test]
+    fn statements_read_as_meant() {
+        let put = |put, columns: &[&str]| Shape::Put { put, columns: columns.iter().map(|c| c.to_string()).collect() };
+        let rows: [(Shape, Option<&str>); 6] = [
+            (
+                put(Put::Upsert, &["id", "tags", "seq"]),
+                Some(
+                    "INSERT INTO public.t AS o (id, tags, seq) OVERRIDING SYSTEM VALUE \
+                     SELECT r.c0, r.c1::pg_catalog._text, r.c2 FROM unnest($1::pg_catalog._int4, $2::pg_catalog._text, \
+                     $3::pg_catalog._int8) WITH ORDINALITY AS r(c0, c1, c2, n) ORDER BY r.n \
+                     ON CONFLICT (id) DO UPDATE SET tags = excluded.tags",
+                ),
+            ),
+            (
+                put(Put::Upsert, &["id"]),
+                Some(
+                    "INSERT INTO public.t AS o (id) OVERRIDING SYSTEM VALUE SELECT r.c0 FROM \
+                     unnest($1::pg_catalog._int4) WITH ORDINALITY AS r(c0, n) ORDER BY r.n ON CONFLICT (id) DO NOTHING",
+                ),
+            ),
+            (
+                put(Put::Update, &["tags", "id"]),
+                Some(
+                    "UPDATE public.t AS o SET tags = r.c0::pg_catalog._text FROM unnest($1::pg_catalog._text, \
+                     $2::pg_catalog._int4) WITH ORDINALITY AS r(c0, c1, n) WHERE o.id = r.c1",
+                ),
+            ),
+            (put(Put::Update, &["id"]), None),
+            (
+                Shape::Rekey { columns: vec!["id".into()] },
+                Some(
+                    "UPDATE public.t AS o SET id = r.c0 FROM unnest($1::pg_catalog._int4, $2::pg_catalog._int4) \
+                     WITH ORDINALITY AS r(c0, c1, n) WHERE o.id = r.c1",
+                ),
+            ),
+            (
+                Shape::Delete { by: By::Replace, keeps: true },
+                Some(
+                    "DELETE FROM public.t AS o USING unnest($1::pg_catalog._int8) WITH ORDINALITY AS r(c0, n) \
+                     WHERE o.seq = r.c0 AND NOT EXISTS (SELECT FROM unnest($2::pg_catalog._int8, $3::pg_catalog._int4) \
+                     WITH ORDINALITY AS k(place, c0, n) WHERE k.place = r.n AND o.id = k.c0)",
+                ),
+            ),
+        ];
+        for (shape, sql) in rows {
+            assert_eq!(target(&["seq"]).sql(&shape).as_deref(), sql, "{shape:?}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! One pipeline's hand in an output database: a transaction at a time, rows and then the checkpoint.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
+
+use super::checkpoint::{self, CheckpointKey};
+use super::error::SinkError;
+use super::statement::{Shape, Target};
+use crate::change::{Cell, Lsn, Tuple};
+use crate::checkpoint::Seam;
+use crate::postgres::Session;
+use crate::postgres::array::ArrayText;
+use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::sink::{By, Key, Layout, Put, Row, Write};
+
+/// Writes rows and moves the checkpoint.
+pub struct Writer {
+    session: Session,
+    target: Option<Target>,
+    key: CheckpointKey,
+    epoch: i64,
+    loaded_lsn: Option<Lsn>,
+    seam: Option<Seam>,
+    is_open: bool,
+    statements: HashMap<Shape, Option<Statement>>,
+}
+
+/// A column of the relation that load.sql reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type, as the output's SQL names it.
+    pub type_sql: String,
+}
+
+impl Writer {
+    /// A writer for a pipeline whose checkpoint was claimed with that epoch. `target` is None with load.sql.
+    pub fn new(
+        session: Session,
+        target: Option<Target>,
+        key: CheckpointKey,
+        claimed: checkpoint::Checkpoint,
+    ) -> Self {
+        Writer {
+            session,
+            target,
+            key,
+            epoch: claimed.epoch,
+            loaded_lsn: claimed.loaded_lsn,
+            seam: claimed.seam,
+            is_open: false,
+            statements: HashMap::new(),
+        }
+    }
+
+    /// The connection, for what isn't about rows.
+    pub fn client(&self) -> &Client {
+        &self.session.client
+    }
+
+    /// The output table.
+    pub fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
+    /// Up to where rows are loaded.
+    pub fn loaded_lsn(&self) -> Option<Lsn> {
+        self.loaded_lsn
+    }
+
+    /// What the backfill has read, if the stream hasn't passed it yet.
+    pub fn seam(&self) -> Option<&Seam> {
+        self.seam.as_ref()
+    }
+
+    /// Opens a transaction, unless one is open.
+    pub async fn begin(&mut self) -> Result<(), SinkError> {
+        if !self.is_open {
+            self.client().batch_execute("BEGIN").await.map_err(SinkError::at("opening a transaction"))?;
+            self.is_open = true;
+        }
+        Ok(())
+    }
+
+    /// Moves the checkpoint and commits. Where the answer to COMMIT is lost, nobody knows whether it was done: the
+    /// error is transient, and who goes on reads the checkpoint first.
+    pub async fn commit(&mut self, loaded_lsn: Lsn, seam: Option<Seam>) -> Result<(), SinkError> {
+        self.begin().await?;
+        let (from, epoch) = (self.loaded_lsn, self.epoch);
+        checkpoint::advance(self.client(), &self.key, epoch, from, loaded_lsn, seam.as_ref()).await?;
+        self.client().batch_execute("COMMIT").await.map_err(SinkError::at("committing"))?;
+        self.is_open = false;
+        self.loaded_lsn = Some(loaded_lsn);
+        self.seam = seam;
+        Ok(())
+    }
+
+    /// Undoes the open transaction, if there is one.
+    pub async fn roll_back(&mut self) -> Result<(), SinkError> {
+        if std::mem::take(&mut self.is_open) {
+            self.client().batch_execute("ROLLBACK").await.map_err(SinkError::at("rolling back"))?;
+        }
+        Ok(())
+    }
+
+    /// Does these, in order, in the open transaction.
+    pub async fn write(&mut self, writes: &[Write]) -> Result<(), SinkError> {
+        self.begin().await?;
+        for write in writes {
+            match write {
+                Write::Truncate => self.truncate().await?,
+                Write::Delete { by, keys } => self.delete(*by, keys).await?,
+                Write::Put { put, layout, omitted, rows } => self.put(*put, layout, omitted, rows).await?,
+                Write::Rekey { old, row } => self.rekey(old, row).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> &Target {
+        self.target.as_ref().expect("a pipeline without an output table has load.sql, and that no writes of ours")
+    }
+
+    fn what(&self, doing: &str) -> String {
+        let target = self.table();
+        format!("{doing} {}.{}", target.table.schema, target.table.table)
+    }
+
+    async fn truncate(&mut self) -> Result<(), SinkError> {
+        let sql = format!("TRUNCATE {}", self.table().table.sql());
+        self.client().batch_execute(&sql).await.map_err(SinkError::at(self.what("truncating")))
+    }
+
+    async fn delete(&mut self, by: By, keys: &[(Key, Vec<Key>)]) -> Result<(), SinkError> {
+        let keeps = keys.iter().any(|(_, keep)| !keep.is_empty());
+        let target = self.table();
+        let mut arrays = vec![ArrayText::default(); target.columns_of(by).len()];
+        let mut places = ArrayText::default();
+        let mut kept = vec![ArrayText::default(); if keeps { target.key.len() } else { 0 }];
+        for (place, (key, keep)) in keys.iter().enumerate() {
+            key.values().zip(&mut arrays).for_each(|(value, array)| array.push(Some(value)));
+            for key in keep.iter().filter(|_| keeps) {
+                places.push(Some((place + 1).to_string().as_bytes()));
+                key.values().zip(&mut kept).for_each(|(value, array)| array.push(Some(value)));
+            }
+        }
+        if keeps {
+            arrays.push(places);
+            arrays.append(&mut kept);
+        }
+        let what = self.what("deleting from");
+        self.execute(Shape::Delete { by, keeps }, &arrays, what).await.map(drop)
+    }
+
+    async fn put(
+        &mut self,
+        put: Put,
+        layout: &Layout,
+        omitted: &[usize],
+        rows: &[Tuple],
+    ) -> Result<(), SinkError> {
+        let put = if omitted.is_empty() { put } else { Put::Update };
+        let (columns, cells) = given(layout, omitted);
+        let mut arrays = vec![ArrayText::default(); columns.len()];
+        for tuple in rows {
+            cells.iter().zip(&mut arrays).for_each(|(&cell, array)| array.push(tuple.cell(cell).text()));
+        }
+        let what = self.what("writing to");
+        self.execute(Shape::Put { put, columns }, &arrays, what).await.map(drop)
+    }
+
+    async fn rekey(&mut self, old: &Key, row: &Row) -> Result<(), SinkError> {
+        if let Some(new) = row.key() {
+            self.delete(By::Key, &[(new, Vec::new())]).await?;
+        }
+        let (columns, cells) = given(&row.layout, &row.omitted());
+        let values = cells.iter().map(|&cell| row.tuple.cell(cell).text()).chain(old.values().map(Some));
+        let arrays: Vec<ArrayText> = values
+            .map(|value| {
+                let mut array = ArrayText::default();
+                array.push(value);
+                array
+            })
+            .collect();
+        let what = self.what("moving a row's key in");
+        self.execute(Shape::Rekey { columns }, &arrays, what).await.map(drop)
+    }
+
+    async fn execute(&mut self, shape: Shape, arrays: &[ArrayText], what: String) -> Result<u64, SinkError> {
+        if !self.statements.contains_key(&shape) {
+            let prepared = match self.table().sql(&shape) {
+                Some(sql) => Some(self.client().prepare(&sql).await.map_err(SinkError::at(what.clone()))?),
+                None => None,
+            };
+            self.statements.insert(shape.clone(), prepared);
+        }
+        let Some(statement) = &self.statements[&shape] else { return Ok(0) };
+        let params: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
+        self.client().execute(statement, &params).await.map_err(SinkError::at(what))
+    }
+
+    /// Gives load.sql its rows in a temporary table of that name and runs it, in the open transaction.
+    pub async fn load(
+        &mut self,
+        relation: &str,
+        columns: &[LoadColumn],
+        rows: &[Tuple],
+        sql: &str,
+        what: &str,
+    ) -> Result<(), SinkError> {
+        self.create_relation(relation, columns).await?;
+        let mut copy = self.copy_into(relation, columns).await?;
+        let mut buffer = Vec::with_capacity(64 * 1024);
+        for tuple in rows {
+            push_copy_line(&mut buffer, tuple, columns.len());
+            if buffer.len() > 60 * 1024 {
+                let full = std::mem::replace(&mut buffer, Vec::with_capacity(64 * 1024));
+                copy.send(Bytes::from(full)).await.map_err(SinkError::at("handing rows to load.sql"))?;
+            }
+        }
+        copy.send(Bytes::from(buffer)).await.map_err(SinkError::at("handing rows to load.sql"))?;
+        copy.as_mut().finish().await.map_err(SinkError::at("handing rows to load.sql"))?;
+        self.run_file(sql, what).await
+    }
+
+    /// Makes the relation that load.sql reads, empty.
+    pub async fn create_relation(&mut self, relation: &str, columns: &[LoadColumn]) -> Result<(), SinkError> {
+        self.begin().await?;
+        let columns: Vec<String> =
+            columns.iter().map(|c| format!("{} {}", quote_ident(&c.name), c.type_sql)).collect();
+        let sql = format!(
+            "DROP TABLE IF EXISTS pg_temp.{relation}; CREATE TEMPORARY TABLE {relation} ({}) ON COMMIT DROP",
+            columns.join(", ")
+        );
+        let what = "making the temporary table for load.sql (needs TEMPORARY on the output database)";
+        self.client().batch_execute(&sql).await.map_err(SinkError::at(what))
+    }
+
+    /// Starts a COPY in text form into that relation.
+    pub async fn copy_into(
+        &self,
+        relation: &str,
+        columns: &[LoadColumn],
+    ) -> Result<std::pin::Pin<Box<tokio_postgres::CopyInSink<Bytes>>>, SinkError> {
+        let names = quote_idents(columns.iter().map(|c| c.name.as_str()));
+        let sql = format!("COPY pg_temp.{relation} ({names}) FROM STDIN");
+        let copy = self.client().copy_in(&sql).await.map_err(SinkError::at("handing rows to load.sql"))?;
+        Ok(Box::pin(copy))
+    }
+
+    /// Runs a file of the user's on the output, in the open transaction.
+    pub async fn run_file(&mut self, sql: &str, what: &str) -> Result<(), SinkError> {
+        self.begin().await?;
+        self.client().batch_execute(sql).await.map_err(SinkError::at(what))
+    }
+}
+
+/// Columns that a row gives, and their cells.
+fn given(layout: &Layout, omitted: &[usize]) -> (Vec<String>, Vec<usize>) {
+    let columns = layout.columns.iter().enumerate().filter(|(at, _)| !omitted.contains(at));
+    columns.map(|(_, (name, cell))| (name.clone(), *cell)).unzip()
+}
+
+/// A row in COPY's text form.
+fn push_copy_line(out: &mut Vec<u8>, tuple: &Tuple, columns: usize) {
+    for at in 0..columns {
+        if at > 0 {
+            out.push(b'\t');
+        }
+        match tuple.cell(at) {
+            Cell::Null | Cell::Unchanged => out.extend_from_slice(b"\\N"),
+            Cell::Text(text) => {
+                for &byte in text {
+                    match byte {
+                        b'\\' => out.extend_from_slice(b"\\\\"),
+                        b'\n' => out.extend_from_slice(b"\\n"),
+                        b'\r' => out.extend_from_slice(b"\\r"),
+                        b'\t' => out.extend_from_slice(b"\\t"),
+                        _ => out.push(byte),
+                    }
+                }
+            }
+        }
+    }
+    out.push(b'\n');
+}
+
+/// The rows' types as the output can name them; a type that only the source has travels as text.
+pub fn load_columns(columns: impl Iterator<Item = (String, String)>) -> Arc<[LoadColumn]> {
+    let known = |type_sql: String| {
+        if type_sql.starts_with("pg_catalog.") { type_sql } else { "pg_catalog.text".to_owned() }
+    };
+    columns.map(|(name, type_sql)| LoadColumn { name, type_sql: known(type_sql) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copy_lines_hold_any_value() {
+        let tuple: Tuple = [Cell::Text(b"a\tb\\N\nc\r"), Cell::Null, Cell::Text(b"")].into_iter().collect();
+        let mut line = Vec::new();
+        push_copy_line(&mut line, &tuple, 3);
+        assert_eq!(String::from_utf8(line).unwrap(), "a\\tb\\\\N\\nc\\r\t\\N\t\n");
+    }
+}

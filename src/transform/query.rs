@@ -1,0 +1,245 @@
+//! One chain, prepared on the source: its result columns, with the types that the output wants, as text that the
+//! output's input functions read.
+
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::ErrorPosition;
+
+use super::SqlProblem;
+use super::chain::{Chain, Param};
+use super::render::RenderedFile;
+use crate::postgres::catalog::Table;
+use crate::postgres::error;
+use crate::postgres::ident::quote_ident;
+
+/// Why a statement could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The user's files don't fit each other or the databases.
+    #[error("{}", .0.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "))]
+    Problems(Vec<SqlProblem>),
+    /// The source could not be asked.
+    #[error("{}", error::describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+}
+
+impl From<SqlProblem> for CompileError {
+    fn from(problem: SqlProblem) -> Self {
+        CompileError::Problems(vec![problem])
+    }
+}
+
+/// What the source and the output are, as far as types go.
+#[derive(Debug, Clone)]
+pub struct Types {
+    /// Types of the source whose cast to text isn't their output function (`fetch_types_with_text_cast`).
+    pub with_text_cast: Arc<[u32]>,
+    /// The output table; None where result columns are free (load.sql).
+    pub target: Option<Arc<Table>>,
+}
+
+/// A statement over a batch of changes. Its rows are `(n, values…)`: n counts the batch's changes from 1, and rows
+/// come in its order.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The prepared statement.
+    pub statement: tokio_postgres::Statement,
+    /// Its parameters.
+    pub params: Vec<Param>,
+    /// Result columns, without n.
+    pub columns: Vec<ResultColumn>,
+    chain: Chain,
+    /// Where the chain starts in the statement.
+    chain_start: usize,
+}
+
+/// One column of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultColumn {
+    /// Name.
+    pub name: String,
+    /// Type after the cast to what the output wants, as SQL names it.
+    pub type_sql: String,
+    /// Whether its binary form means the same to every server.
+    pub is_portable: bool,
+}
+
+/// The statement that a backfill copies from.
+#[derive(Debug, Clone)]
+pub struct CopyQuery {
+    /// `SELECT …`, to be put into `COPY (…) TO STDOUT`.
+    pub sql: String,
+    /// Result columns.
+    pub columns: Vec<ResultColumn>,
+}
+
+impl CopyQuery {
+    /// Whether the rows can travel in binary form.
+    pub fn is_binary(&self) -> bool {
+        self.columns.iter().all(|c| c.is_portable)
+    }
+}
+
+/// Prepares a chain over changes.
+pub async fn prepare(client: &Client, chain: Chain, types: &Types) -> Result<Query, CompileError> {
+    let columns = result_columns(client, &chain, types).await?;
+    let values = columns.iter().map(|c| format!(", {}", c.text_sql)).collect::<String>();
+    let select = format!("SELECT trucker_change.n{values}\n");
+    let sql = format!("{select}{}\nORDER BY trucker_change.n", chain.from);
+    let statement = client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    let columns = columns.into_iter().map(|c| c.column).collect();
+    let params = chain.params.clone();
+    Ok(Query { statement, params, columns, chain, chain_start: select.len() })
+}
+
+/// Makes a backfill's statement, and has the source check it.
+pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Result<CopyQuery, CompileError> {
+    let columns = result_columns(client, &chain, types).await?;
+    let values: Vec<String> =
+        columns.iter().map(|c| format!("{} AS {}", c.cast_sql, quote_ident(&c.column.name))).collect();
+    let select = format!("SELECT {}\n", values.join(", "));
+    let sql = format!("{select}{}", chain.from);
+    client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    Ok(CopyQuery { sql, columns: columns.into_iter().map(|c| c.column).collect() })
+}
+
+impl Query {
+    /// A run-time error in the words of a problem: which file, and where if the server says so.
+    pub fn problem(&self, failure: &tokio_postgres::Error) -> SqlProblem {
+        let at = position(failure, None).and_then(|at| at.checked_sub(self.chain_start));
+        problem_at(failure, at, &self.chain.files)
+    }
+}
+
+struct Selected {
+    column: ResultColumn,
+    /// The value, cast to the output's type.
+    cast_sql: String,
+    /// That as text.
+    text_sql: String,
+}
+
+async fn result_columns(
+    client: &Client,
+    chain: &Chain,
+    types: &Types,
+) -> Result<Vec<Selected>, CompileError> {
+    let select = "SELECT trucker_result.*\n";
+    let sql = format!("{select}{}", chain.from);
+    let probe = client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    let file = chain.files.last().map(|(_, file)| file);
+    let mut problems = Vec::new();
+    let mut columns: Vec<Selected> = Vec::new();
+    for column in probe.columns() {
+        let name = column.name();
+        let about = match types.target.as_deref() {
+            _ if name == "?column?" => Some(("a result column has no name".to_owned(), Some("give it one: … AS name".to_owned()))),
+            _ if columns.iter().any(|c| c.column.name == name) => {
+                Some((format!("two result columns are called {}", quote_ident(name)), None))
+            }
+            Some(target) => refused_by(target, name),
+            None => None,
+        };
+        if let (Some((message, help)), Some(file)) = (about, file) {
+            problems.push(file.problem(None, message, help));
+            continue;
+        }
+        columns.push(select_column(name, column.type_(), types));
+    }
+    if columns.is_empty() && problems.is_empty() {
+        problems.extend(file.map(|f| f.problem(None, "the statement returns no columns", None)));
+    }
+    if problems.is_empty() { Ok(columns) } else { Err(CompileError::Problems(problems)) }
+}
+
+/// Why the output has no place for a column of that name.
+fn refused_by(target: &Table, name: &str) -> Option<(String, Option<String>)> {
+    let output = format!("{}.{}", target.schema, target.table);
+    match target.column(name) {
+        None => {
+            let near = nearest(name, target.columns.iter().map(|c| c.name.as_str()));
+            let help = near.map(|near| format!("did you mean {}?", quote_ident(near)));
+            let add = format!("name one of its columns, or ALTER TABLE {} ADD COLUMN {} …", target.sql(), quote_ident(name));
+            Some((format!("the output table {output} has no column {}", quote_ident(name)), help.or(Some(add))))
+        }
+        Some(column) if column.is_generated() => Some((
+            format!("column {} of the output table {output} is generated: it can't be written", quote_ident(name)),
+            Some("leave it out of the SELECT".to_owned()),
+        )),
+        Some(_) => None,
+    }
+}
+
+fn select_column(name: &str, source_type: &tokio_postgres::types::Type, types: &Types) -> Selected {
+    let value = format!("trucker_result.{}", quote_ident(name));
+    let source_sql = format!("{}.{}", quote_ident(source_type.schema()), quote_ident(source_type.name()));
+    let target = types.target.as_deref().and_then(|t| t.column(name)).map(|c| &c.type_name);
+    let (oid, type_sql, cast_sql) = match target {
+        Some(t) if t.is_builtin() && t.base_oid != source_type.oid() => {
+            (t.base_oid, t.sql.clone(), format!("{value}::{}", t.sql))
+        }
+        Some(t) => (source_type.oid(), t.sql.clone(), value),
+        None => (source_type.oid(), source_sql, value),
+    };
+    let text_sql = if types.with_text_cast.contains(&oid) {
+        format!("CASE WHEN {cast_sql} IS NOT NULL THEN pg_catalog.concat({cast_sql}) END")
+    } else {
+        format!("({cast_sql})::pg_catalog.text")
+    };
+    let is_portable = PORTABLE.contains(&oid) && target.is_none_or(|t| t.base_oid == oid);
+    Selected { column: ResultColumn { name: name.to_owned(), type_sql, is_portable }, cast_sql, text_sql }
+}
+
+/// Types whose binary form holds no OIDs and reads the same in every major version: booleans, numbers, text,
+/// json, times, network addresses, bits, uuid, and arrays of the usual ones.
+const PORTABLE: &[u32] = &[
+    16, 17, 18, 19, 20, 21, 23, 25, 114, 700, 701, 829, 774, 869, 650, 1042, 1043, 1082, 1083, 1114, 1184, 1186,
+    1266, 1560, 1562, 1700, 2950, 3802, 1000, 1005, 1007, 1016, 1009, 1015, 1021, 1022, 1231, 1115, 1185, 1182, 2951,
+];
+
+fn locate(
+    failure: tokio_postgres::Error,
+    sql: &str,
+    chain_start: usize,
+    files: &[(usize, RenderedFile)],
+) -> CompileError {
+    if failure.as_db_error().is_none() || error::is_transient(&failure) {
+        return CompileError::Postgres(failure);
+    }
+    let at = position(&failure, Some(sql)).and_then(|at| at.checked_sub(chain_start));
+    problem_at(&failure, at, files).into()
+}
+
+/// Byte offset that the server points at; its own count is of characters.
+fn position(failure: &tokio_postgres::Error, sql: Option<&str>) -> Option<usize> {
+    let Some(ErrorPosition::Original(position)) = failure.as_db_error()?.position() else { return None };
+    let characters = (*position as usize).saturating_sub(1);
+    Some(sql.map_or(characters, |sql| sql.char_indices().nth(characters).map_or(sql.len(), |(at, _)| at)))
+}
+
+/// Blames the file that the offset lies in, or the last one.
+fn problem_at(
+    failure: &tokio_postgres::Error,
+    at: Option<usize>,
+    files: &[(usize, RenderedFile)],
+) -> SqlProblem {
+    let found = at.and_then(|at| {
+        files.iter().find(|(start, f)| (*start..=start + f.statement().len()).contains(&at)).map(|f| (f, at))
+    });
+    let message = error::describe(failure);
+    match (found, files.last()) {
+        (Some(((start, file), at)), _) => file.problem(Some(at - start), message, None),
+        (None, Some((_, file))) => file.problem(None, message, None),
+        (None, None) => SqlProblem { path: Default::default(), place: None, message, help: None },
+    }
+}
+
+/// The name that was probably meant.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + name.len().max(candidate.len()) / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}

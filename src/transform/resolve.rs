@@ -1,0 +1,111 @@
+//! Values that an update left out because they are stored out of line and did not change (TOAST). Where `old` has
+//! the value (REPLICA IDENTITY FULL) the source has filled it in already; where SQL or the output needs it and nothing has it,
+//! it is read from the source by the row's identity. It is never NULL.
+
+use tokio_postgres::{Client, Row};
+
+use super::chain::{InputTable, Param, Side};
+use crate::change::{Cell, Change, Relation, TupleBuilder};
+use crate::postgres::array::ArrayText;
+use crate::postgres::ident::quote_ident;
+
+/// Whether a query with these parameters needs a value of this change that wasn't sent.
+pub fn needs(params: &[Param], change: &Change) -> bool {
+    params.iter().any(|param| param.side == Side::New && param.cell(change) == Cell::Unchanged)
+}
+
+/// Reads the values left out of these changes' new rows, as they are now in the transaction that is open on
+/// `client`. Answers the completed changes in the same order; None where the row is not there any more: then a
+/// delete or a change of its key comes later in the stream.
+pub async fn fetch_unchanged(
+    client: &Client,
+    input: &InputTable,
+    relation: &Relation,
+    types_with_text_cast: &[u32],
+    changes: &[&Change],
+) -> Result<Vec<Option<Change>>, tokio_postgres::Error> {
+    let missing: Vec<usize> = (0..relation.columns.len())
+        .filter(|&cell| changes.iter().any(|c| is_unchanged(c, cell)))
+        .collect();
+    let keys: Vec<usize> = (0..relation.columns.len()).filter(|&c| relation.columns[c].is_identity).collect();
+    let sql = statement(input, relation, types_with_text_cast, &missing, &keys);
+    let mut arrays = vec![ArrayText::default(); keys.len()];
+    for change in changes {
+        for (&key, array) in keys.iter().zip(&mut arrays) {
+            array.push(identity_cell(change, key).text());
+        }
+    }
+    let arrays: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+        arrays.iter().map(|a| a as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
+    let mut completed = vec![None; changes.len()];
+    for row in client.query(&sql, &arrays).await? {
+        let at = (row.get::<_, i64>(0) - 1).max(0) as usize;
+        completed[at] = changes.get(at).map(|change| complete(change, &missing, &row));
+    }
+    Ok(completed)
+}
+
+fn is_unchanged(change: &Change, cell: usize) -> bool {
+    change.new.as_ref().is_some_and(|new| new.cell(cell) == Cell::Unchanged)
+}
+
+/// A column of the identity that the row has now: a toasted key that did not change comes in the old tuple.
+fn identity_cell(change: &Change, cell: usize) -> Cell<'_> {
+    match change.new.as_ref().map_or(Cell::Null, |new| new.cell(cell)) {
+        Cell::Unchanged => change.old.as_ref().map_or(Cell::Null, |old| old.cell(cell)),
+        value => value,
+    }
+}
+
+fn statement(
+    input: &InputTable,
+    relation: &Relation,
+    types_with_text_cast: &[u32],
+    missing: &[usize],
+    keys: &[usize],
+) -> String {
+    let of_cell = |cell: usize| input.columns.iter().find(|c| c.cell == Some(cell));
+    let values = missing.iter().map(|&cell| {
+        let name = format!("t.{}", quote_ident(&relation.columns[cell].name));
+        if types_with_text_cast.contains(&relation.columns[cell].type_oid) {
+            format!(", CASE WHEN {name} IS NOT NULL THEN pg_catalog.concat({name}) END")
+        } else {
+            format!(", ({name})::pg_catalog.text")
+        }
+    });
+    let arrays = keys.iter().enumerate().map(|(place, &cell)| {
+        let array = of_cell(cell).and_then(|c| c.array_sql.as_deref()).unwrap_or("pg_catalog._text");
+        format!("${}::{array}", place + 1)
+    });
+    let matches = keys.iter().enumerate().map(|(place, &cell)| {
+        let cast = match of_cell(cell) {
+            Some(column) if column.array_sql.is_none() => format!("::{}", column.type_sql),
+            _ => String::new(),
+        };
+        format!("t.{} = k.k{place}{cast}", quote_ident(&relation.columns[cell].name))
+    });
+    let names = (0..keys.len()).map(|place| format!("k{place}, ")).collect::<String>();
+    format!(
+        "SELECT k.n{} FROM unnest({}) WITH ORDINALITY AS k({names}n) JOIN {} AS t ON {}",
+        values.collect::<String>(),
+        arrays.collect::<Vec<_>>().join(", "),
+        input.from_sql,
+        matches.collect::<Vec<_>>().join(" AND "),
+    )
+}
+
+fn complete(change: &Change, missing: &[usize], row: &Row) -> Change {
+    let Some(new) = &change.new else { return change.clone() };
+    let mut tuple = TupleBuilder::new(new.len());
+    for (cell, value) in new.cells().enumerate() {
+        let place = missing.iter().position(|&m| m == cell).filter(|_| value == Cell::Unchanged);
+        match place {
+            Some(place) => {
+                let fetched: Option<&str> = row.get(place + 1);
+                tuple.push(fetched.map_or(Cell::Null, |text| Cell::Text(text.as_bytes())));
+            }
+            None => tuple.push(value),
+        }
+    }
+    Change { new: Some(tuple.build()), ..change.clone() }
+}

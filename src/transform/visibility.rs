@@ -1,0 +1,46 @@
+//! A transform must see the change that triggered it. The stream brings a transaction as soon as its commit record
+//! is flushed, but other sessions see its rows only once the committing backend has left the list of running
+//! transactions: with synchronous replication that is after a standby's answer, otherwise a little later, sometimes.
+//! So every batch's SQL runs in one snapshot in which each of its transactions is visible.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::checkpoint::Snapshot;
+
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+const SILENCE: Duration = Duration::from_secs(30);
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_catalog.pg_current_snapshot()::text";
+
+/// Opens a read-only transaction whose snapshot shows all of these transactions (top-level xids as the stream gives
+/// them). Waits as long as it takes: until then the answer of any SQL could be wrong for ever. Primaries only: a
+/// standby's `pg_current_snapshot()` doesn't list what is running.
+pub async fn begin_after(client: &Client, xids: &[u32]) -> Result<(), tokio_postgres::Error> {
+    let mut pause = Duration::from_millis(1);
+    let mut told = Instant::now();
+    loop {
+        let snapshot = begin(client).await?;
+        if snapshot.is_some_and(|s| xids.iter().all(|&xid| s.is_visible(xid))) {
+            return Ok(());
+        }
+        client.batch_execute("ROLLBACK").await?;
+        if told.elapsed() > SILENCE {
+            tracing::warn!(
+                event = "waiting_for_visibility",
+                "a committed transaction isn't visible on the source yet: is a synchronous standby not answering?"
+            );
+            told = Instant::now();
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn begin(client: &Client) -> Result<Option<Snapshot>, tokio_postgres::Error> {
+    let messages = client.simple_query(BEGIN).await?;
+    Ok(messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    }))
+}
