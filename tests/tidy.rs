@@ -14,8 +14,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checkpoint", &["change"]),
     ("config", &[]),
     ("postgres", &["change", "config"]),
-    ("source", &["change", "config", "postgres"]),
-    ("transform", &["change", "config", "postgres"]),
+    ("source", &["change", "checkpoint", "config", "postgres"]),
+    ("transform", &["change", "checkpoint", "config", "postgres"]),
     ("sink", &["change", "checkpoint", "config", "postgres"]),
     ("pipeline", &["change", "checkpoint", "config", "postgres", "source", "transform", "sink"]),
     (
@@ -49,14 +49,44 @@ struct Source {
     /// Relative to the repository.
     path: PathBuf,
     lines: Vec<String>,
+    /// Whether it is a module that its parent has in tests alone.
+    is_test: bool,
 }
 
 impl Source {
     /// The lines that are part of the program: no comments, and nothing from the inline tests on.
     fn program(&self) -> impl Iterator<Item = (usize, &str)> {
-        let is_test_file = self.path.file_stem().is_some_and(|stem| stem == "tests");
-        let end = self.lines.iter().position(|line| line == "#[cfg(test)]").unwrap_or(self.lines.len());
-        self.code().take_while(move |(number, _)| !is_test_file && *number <= end)
+        let end = if self.is_test { 0 } else { self.tests_start().unwrap_or(self.lines.len()) };
+        self.code().take_while(move |(number, _)| *number <= end)
+    }
+
+    /// Where the inline tests begin; 0 for a file of tests.
+    fn tests_start(&self) -> Option<usize> {
+        if self.is_test {
+            return Some(0);
+        }
+        let is_start = |pair: &[String]| pair[0] == "#[cfg(test)]" && pair[1].ends_with('{');
+        self.lines.windows(2).position(is_start)
+    }
+
+    /// The files that it declares as modules for tests alone.
+    fn test_modules(&self) -> Vec<PathBuf> {
+        let stem = self.path.with_extension("");
+        let is_root = ["mod", "lib", "main"].iter().any(|name| stem.ends_with(name));
+        let folder = if is_root { stem.parent().unwrap().to_owned() } else { stem };
+        let mut files = Vec::new();
+        for (index, _) in self.lines.iter().enumerate().filter(|(_, line)| *line == "#[cfg(test)]") {
+            for line in self.lines[index + 1..].iter().take(2) {
+                if let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) {
+                    files.extend([folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")]);
+                }
+                if let Some(name) = line.strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix("\"]"))
+                {
+                    files.push(self.path.with_file_name(name));
+                }
+            }
+        }
+        files
     }
 
     /// The lines that are not comments.
@@ -88,11 +118,14 @@ fn sources() -> Vec<Source> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let lines = fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect();
-                sources.push(Source { path: path.strip_prefix(root).unwrap().to_owned(), lines });
+                let path = path.strip_prefix(root).unwrap().to_owned();
+                sources.push(Source { is_test: path.starts_with("tests"), path, lines });
             }
         }
     }
     assert!(sources.len() > 10, "the sources were not found");
+    let tests: Vec<PathBuf> = sources.iter().flat_map(Source::test_modules).collect();
+    sources.iter_mut().filter(|source| tests.contains(&source.path)).for_each(|source| source.is_test = true);
     sources.sort_by(|a, b| a.path.cmp(&b.path));
     sources
 }
@@ -260,9 +293,7 @@ fn tests_wait_for_conditions_and_never_for_time() {
         if source.path.ends_with("harness/poll.rs") {
             return Vec::new();
         }
-        let inline = source.lines.iter().position(|line| line == "#[cfg(test)]");
-        let first = if source.is_below("tests") { Some(0) } else { inline };
-        let Some(first) = first else { return Vec::new() };
+        let Some(first) = source.tests_start() else { return Vec::new() };
         let words = [concat!("thread::", "sleep"), concat!("time::", "sleep"), concat!(" sleep", "(")];
         lines_with(source.code().filter(|(number, _)| *number > first), &words)
     });

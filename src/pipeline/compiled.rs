@@ -166,7 +166,8 @@ fn check_rows(definition: &Definition, transform: &Transform) -> Checked<()> {
         if matches!(action, Action::Insert | Action::Upsert) {
             let required = target.table.columns.iter().filter(|c| c.is_not_null && !c.has_default);
             let required: Vec<String> = required.map(|c| c.name.clone()).collect();
-            let missing: Vec<String> = lacks(&required).into_iter().filter(|c| !missing.contains(c)).collect();
+            let missing: Vec<String> =
+                lacks(&required).into_iter().filter(|c| !missing.contains(c)).collect();
             if !missing.is_empty() {
                 problems.push(lacking(definition, operation, "is NOT NULL without a default", &missing));
             }
@@ -203,16 +204,13 @@ fn relation_name(operation: Operation) -> String {
     format!("trucker_rows_{operation}")
 }
 
-fn load(
-    definition: &Definition,
-    table: &Table,
-    rows: &Rows,
-    operation: Operation,
-) -> Checked<Option<Load>> {
+fn load(definition: &Definition, table: &Table, rows: &Rows, operation: Operation) -> Checked<Option<Load>> {
     let Some(file) = &definition.pipeline.sql.load else { return Ok(None) };
     let columns = match rows {
         Rows::Ignored => return Ok(None),
-        Rows::Query(query) => load_columns(query.columns.iter().map(|c| (c.name.clone(), c.type_sql.clone()))),
+        Rows::Query(query) => {
+            load_columns(query.columns.iter().map(|c| (c.name.clone(), c.type_sql.clone())))
+        }
         Rows::Direct(direct) => load_columns(direct.columns.iter().map(|name| {
             let type_sql = table.column(name).map_or_else(String::new, |c| c.type_name.sql.clone());
             (name.clone(), type_sql)

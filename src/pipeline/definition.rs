@@ -120,7 +120,9 @@ async fn input_table(
     let refusal = match (table.kind, table.persistence) {
         ('r' | 'p', 'p') => None,
         ('r' | 'p', _) => Some("is unlogged or temporary: its changes aren't in the WAL"),
-        ('v' | 'm', _) => Some("is a view: only tables have changes to stream. Name the tables beneath it, and join them in transform.sql"),
+        ('v' | 'm', _) => Some(
+            "is a view: only tables have changes to stream. Name the tables beneath it, and join them in transform.sql",
+        ),
         ('f', _) => Some("is a foreign table: its changes are another server's"),
         _ => Some("is no table"),
     };
@@ -136,7 +138,8 @@ async fn input_table(
         let help = format!("GRANT SELECT ON {sql} TO {role}");
         problems.push(config_problem(pipeline, &name.table, format!("{role} may not read {sql}"), help));
     } else if row.get(1) {
-        let message = format!("row-level security hides rows of {sql} from {role}: a backfill would be incomplete");
+        let message =
+            format!("row-level security hides rows of {sql} from {role}: a backfill would be incomplete");
         problems.push(config_problem(pipeline, &name.table, message, format!("ALTER ROLE {role} BYPASSRLS")));
     }
     problems.extend(without_identity(pipeline, &table));
@@ -239,8 +242,12 @@ fn key_problem(pipeline: &Pipeline, table: &Table, key: &[String]) -> Option<Sql
     }
     let sql = table.sql();
     if key.is_empty() {
-        let message = format!("nothing says what identifies a row of {sql}: it has no primary key, and there is no `key`");
-        let help = format!("ALTER TABLE {sql} ADD PRIMARY KEY (…), or `key: […]` with a unique index on these columns");
+        let message = format!(
+            "nothing says what identifies a row of {sql}: it has no primary key, and there is no `key`"
+        );
+        let help = format!(
+            "ALTER TABLE {sql} ADD PRIMARY KEY (…), or `key: […]` with a unique index on these columns"
+        );
         return Some(config_problem(pipeline, "output", message, help));
     }
     let covers = |columns: &[String]| columns.len() == key.len() && key.iter().all(|k| columns.contains(k));
@@ -293,5 +300,9 @@ fn rules(pipeline: &Pipeline, target: Option<&Target>) -> Rules {
         && matches!(on.update, Action::Upsert | Action::Ignore)
         && matches!(on.delete, Action::Delete | Action::Ignore);
     let merges = replace_is_key && is_state && !matters;
-    Rules { replace_is_key, merges, is_ordered: !merges && (matters || actions(pipeline).contains(&Action::Insert)) }
+    Rules {
+        replace_is_key,
+        merges,
+        is_ordered: !merges && (matters || actions(pipeline).contains(&Action::Insert)),
+    }
 }

@@ -72,7 +72,8 @@ impl Effects {
         let gone = left_behind.into_iter().filter(|key| !(self.replace_is_key && identities.contains(key)));
         let keep = |_: &Key| if self.replace_is_key { Vec::new() } else { keep.clone() };
         let removals = gone.map(|key| (By::Replace, key.clone(), keep(&key))).collect();
-        let retired = retired.into_iter().filter(|row| row.replace().is_none_or(|key| !identities.contains(&key)));
+        let retired =
+            retired.into_iter().filter(|row| row.replace().is_none_or(|key| !identities.contains(&key)));
         let mut effect = act(self.on.delete, retired.collect());
         effect.removals.extend::<Vec<_>>(removals);
         let put = act(self.on.update, rows);
@@ -90,7 +91,10 @@ fn act(action: Action, rows: Vec<Row>) -> Effect {
         Action::Ignore => return Effect::default(),
         Action::Delete => {
             let keys = rows.iter().filter_map(Row::key);
-            return Effect { removals: keys.map(|key| (By::Key, key, Vec::new())).collect(), puts: Vec::new() };
+            return Effect {
+                removals: keys.map(|key| (By::Key, key, Vec::new())).collect(),
+                puts: Vec::new(),
+            };
         }
     };
     Effect { removals: Vec::new(), puts: rows.into_iter().map(|row| (put, row)).collect() }
@@ -143,7 +147,8 @@ mod tests {
     }
 
     fn row(id: &str, parent: &str, rest: Cell<'_>, replace_is_key: bool) -> Row {
-        let columns = ["id", "parent", "rest"].iter().enumerate().map(|(at, name)| (name.to_string(), at)).collect();
+        let columns =
+            ["id", "parent", "rest"].iter().enumerate().map(|(at, name)| (name.to_string(), at)).collect();
         let replace = if replace_is_key { "id" } else { "parent" };
         let layout = Arc::new(Layout::new(columns, &["id".to_owned()], &[replace.to_owned()]));
         let tuple = [Cell::Text(id.as_bytes()), Cell::Text(parent.as_bytes()), rest].into_iter().collect();

@@ -153,7 +153,8 @@ mod tests {
             sender.send(piece(lsn)).await.unwrap();
         }
         let size = piece(0).size();
-        let lsns = |batch: Option<Vec<Piece>>| batch.unwrap().iter().map(|p| p.commit_lsn.0).collect::<Vec<_>>();
+        let lsns =
+            |batch: Option<Vec<Piece>>| batch.unwrap().iter().map(|p| p.commit_lsn.0).collect::<Vec<_>>();
         assert_eq!(lsns(receiver.next_batch(2 * size, false).await), [1, 2]);
         assert_eq!(lsns(receiver.next_batch(usize::MAX, true).await), [3]);
         assert_eq!(lsns(receiver.next_batch(usize::MAX, false).await), [4, 5]);

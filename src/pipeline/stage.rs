@@ -215,9 +215,8 @@ impl Stage {
                 continue;
             }
             let compiled = self.compiled(&change.relation).await?;
-            let same = |g: &&mut Group| {
-                g.operation == change.operation && Arc::ptr_eq(&g.compiled, &compiled)
-            };
+            let same =
+                |g: &&mut Group| g.operation == change.operation && Arc::ptr_eq(&g.compiled, &compiled);
             match groups.iter_mut().find(same) {
                 Some(group) => group.places.push(at),
                 None => groups.push(Group { compiled, operation: change.operation, places: vec![at] }),
@@ -401,7 +400,8 @@ impl Stage {
 /// How many changes from the first on have the same table and operation.
 fn run_length(changes: &[(u32, Arc<Change>)]) -> usize {
     let Some((_, first)) = changes.first() else { return 0 };
-    let same = |(_, c): &&(u32, Arc<Change>)| c.operation == first.operation && c.relation.oid == first.relation.oid;
+    let same =
+        |(_, c): &&(u32, Arc<Change>)| c.operation == first.operation && c.relation.oid == first.relation.oid;
     changes.iter().take_while(same).count()
 }
 

@@ -123,8 +123,7 @@ impl Task {
         let source = connect(&definition.source, Purpose::Source).await?;
         let output = connect(&definition.output, Purpose::Output).await?;
         let claimed = self.claim(&output, memory).await?;
-        let mut writer =
-            Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
+        let mut writer = Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
         if writer.loaded_lsn().is_none() {
             self.state.enter(Phase::Backfill);
             let control = connect(&definition.source, Purpose::Control).await?;
@@ -168,7 +167,8 @@ impl Task {
         let from = Position { loaded: writer.loaded_lsn().unwrap_or_default(), seam: writer.seam().cloned() };
         let careful_until = memory.careful_until;
         let batch_bytes = (self.queue_bytes / 4).max(64 * 1024);
-        let reading = read(stage, receiver, from, careful_until, batch_bytes, &self.state, self.shutdown.clone());
+        let reading =
+            read(stage, receiver, from, careful_until, batch_bytes, &self.state, self.shutdown.clone());
         let writing = self.write(&mut writer, work, &mut memory.pause);
         // If both fail, the writer's failure is the cause: the reader's is that nobody takes its work.
         tokio::pin!(reading, writing);
@@ -243,7 +243,9 @@ async fn read(
         let Some(mut batch) = batch else { return Err(PipelineError::StreamBroke) };
         // A part of a transaction that goes on is not told from its end by position alone.
         let end = batch.iter().rev().find_map(|piece| piece.end);
-        state.reading(batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)));
+        state.reading(
+            batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)),
+        );
         let is_whole = batch.last().is_some_and(|piece| piece.end.is_some());
         let mut parts = Vec::new();
         for piece in batch.iter_mut().filter(|piece| !position.has(piece)) {

@@ -261,7 +261,8 @@ fn merge_rows(earlier: &Row, later: &Row) -> Option<Row> {
     if earlier.layout == later.layout && !later.tuple.has_unchanged() {
         return Some(later.clone());
     }
-    let cell_of = |layout: &Layout, name: &str| layout.columns.iter().find(|(n, _)| n == name).map(|(_, c)| *c);
+    let cell_of =
+        |layout: &Layout, name: &str| layout.columns.iter().find(|(n, _)| n == name).map(|(_, c)| *c);
     if later.layout.columns.iter().any(|(name, _)| cell_of(&earlier.layout, name).is_none()) {
         return None;
     }

@@ -22,7 +22,8 @@ struct Change {
 fn layouts(replace_is_key: bool) -> [Arc<Layout>; 2] {
     let key = vec!["k".to_owned()];
     let replace = vec![if replace_is_key { "k" } else { "p" }.to_owned()];
-    let columns = |names: &[&str]| names.iter().enumerate().map(|(i, n)| (n.to_string(), i)).collect::<Vec<_>>();
+    let columns =
+        |names: &[&str]| names.iter().enumerate().map(|(i, n)| (n.to_string(), i)).collect::<Vec<_>>();
     [&["k", "p", "v"][..], &["k", "p"]].map(|names| Arc::new(Layout::new(columns(names), &key, &replace)))
 }
 
@@ -99,7 +100,8 @@ fn run_writes(table: &mut Table, writes: &[Write], replace_is_key: bool) {
 
 fn changes() -> impl Strategy<Value = Vec<Change>> {
     let put = (0u8..5, 0u8..3, proptest::option::weighted(0.8, 0u16..1000));
-    let change = (proptest::option::of(0u8..5), proptest::collection::vec(put, 0..3), proptest::bool::weighted(0.2));
+    let change =
+        (proptest::option::of(0u8..5), proptest::collection::vec(put, 0..3), proptest::bool::weighted(0.2));
     let change = change.prop_map(|(removed, puts, unchanged)| Change { removed, puts, unchanged });
     proptest::collection::vec(change, 0..25)
 }
@@ -124,7 +126,8 @@ fn check(rules: Rules, changes: &[Change], cut: usize) -> Result<(), TestCaseErr
         // Of one change's rows with the same key, the last counts.
         let last: BTreeMap<_, _> = rows.iter().map(|row| (row.key(), row)).collect();
         last.values().for_each(|row| put_row(&mut expected, row, false));
-        fold.apply(Effect { removals, puts: rows.into_iter().map(|row| (Put::Upsert, row)).collect() }).unwrap();
+        fold.apply(Effect { removals, puts: rows.into_iter().map(|row| (Put::Upsert, row)).collect() })
+            .unwrap();
         if cut > 0 && at % cut == 0 {
             run_writes(&mut actual, &fold.take(), rules.replace_is_key);
         }
@@ -154,7 +157,8 @@ proptest! {
 fn truncate_forgets_what_came_before_it() {
     let layouts = layouts(true);
     let mut fold = Fold::new(Rules { replace_is_key: true, merges: true, is_ordered: false });
-    let put = |v| Effect { puts: vec![(Put::Upsert, row(&layouts, &(1, 1, Some(v)), false))], ..Effect::default() };
+    let put =
+        |v| Effect { puts: vec![(Put::Upsert, row(&layouts, &(1, 1, Some(v)), false))], ..Effect::default() };
     fold.apply(put(1)).unwrap();
     fold.truncate();
     fold.apply(put(2)).unwrap();

@@ -88,10 +88,16 @@ impl Assembler {
             }
             Message::Truncate { relation_oids, .. } => {
                 self.expect_open()?;
-                relation_oids.iter().map(|&oid| self.relation(oid)).collect::<Result<_, _>>().map(Step::Truncate)
+                relation_oids
+                    .iter()
+                    .map(|&oid| self.relation(oid))
+                    .collect::<Result<_, _>>()
+                    .map(Step::Truncate)
             }
             Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => Ok(Step::Nothing),
-            _ => Err(AssembleError::Protocol("a message that wasn't asked for (streaming or two-phase commit)")),
+            _ => Err(AssembleError::Protocol(
+                "a message that wasn't asked for (streaming or two-phase commit)",
+            )),
         }
     }
 

@@ -52,7 +52,8 @@ pub async fn fetch(
         _ => None,
     };
     // Row filters and column lists came with Postgres 15.
-    let narrowed = if server_version >= 150_000 { "r.prqual IS NOT NULL OR r.prattrs IS NOT NULL" } else { "false" };
+    let narrowed =
+        if server_version >= 150_000 { "r.prqual IS NOT NULL OR r.prattrs IS NOT NULL" } else { "false" };
     let sql = format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, {narrowed} FROM pg_catalog.pg_publication_rel r \
          JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \

@@ -27,7 +27,11 @@ pub struct Slot {
 }
 
 /// Reads a slot; None if there is none of that name.
-pub async fn fetch(client: &Client, server_version: u32, name: &str) -> Result<Option<Slot>, tokio_postgres::Error> {
+pub async fn fetch(
+    client: &Client,
+    server_version: u32,
+    name: &str,
+) -> Result<Option<Slot>, tokio_postgres::Error> {
     let lost = match server_version {
         170_000.. => "coalesce(invalidation_reason, CASE WHEN wal_status = 'lost' THEN 'wal_removed' END)",
         160_000.. => "CASE WHEN wal_status = 'lost' THEN 'wal_removed' WHEN conflicting THEN 'conflict' END",

@@ -65,7 +65,8 @@ impl InputTable {
                 name: column.name.clone(),
                 type_sql: column.type_name.sql.clone(),
                 array_sql: column.type_name.array_sql.clone(),
-                in_old: cell.is_some_and(|cell| relation.is_sent_in_old(cell)) || (full && expression.is_some()),
+                in_old: cell.is_some_and(|cell| relation.is_sent_in_old(cell))
+                    || (full && expression.is_some()),
                 cell,
                 expression,
             }
@@ -143,10 +144,8 @@ pub fn over_changes(input: &InputTable, operation: Operation, files: &[RenderedF
         key.into_iter().for_each(|column| drop(batch.value(column, side)));
     }
     let names = (0..batch.params.len()).map(|at| format!("c{at}, ")).collect::<String>();
-    let mut from = format!(
-        "FROM unnest({}) WITH ORDINALITY AS trucker_change({names}n)",
-        batch.arrays.join(", ")
-    );
+    let mut from =
+        format!("FROM unnest({}) WITH ORDINALITY AS trucker_change({names}n)", batch.arrays.join(", "));
     push_rows(&mut from, &new, &old, operation);
     Chain { params: batch.params, files: push_files(&mut from, files), from }
 }
@@ -195,9 +194,10 @@ struct Uses {
 impl Uses {
     fn of(input: &InputTable, operation: Operation, files: &[RenderedFile]) -> Self {
         let used = |scope: Scope, name: &str| {
-            files.iter().flat_map(|f| &f.references).any(|r| {
-                r.scope == scope && r.column.as_deref().is_none_or(|column| column == name)
-            })
+            files
+                .iter()
+                .flat_map(|f| &f.references)
+                .any(|r| r.scope == scope && r.column.as_deref().is_none_or(|column| column == name))
         };
         let row_is_old = operation == Operation::Delete;
         let all = |wanted: &dyn Fn(&InputColumn) -> bool| -> Vec<usize> {
@@ -205,9 +205,7 @@ impl Uses {
         };
         Uses {
             new: all(&|c| used(Scope::New, &c.name) || !row_is_old && used(Scope::Row, &c.name)),
-            old: all(&|c| {
-                c.in_old && (used(Scope::Old, &c.name) || row_is_old && used(Scope::Row, &c.name))
-            }),
+            old: all(&|c| c.in_old && (used(Scope::Old, &c.name) || row_is_old && used(Scope::Row, &c.name))),
         }
     }
 }
@@ -241,9 +239,9 @@ impl Batch {
         if generated.is_empty() {
             return values;
         }
-        let expressions = generated.iter().map(|c| {
-            format!("({}) AS {}", c.expression.as_deref().unwrap_or("NULL"), quote_ident(&c.name))
-        });
+        let expressions = generated
+            .iter()
+            .map(|c| format!("({}) AS {}", c.expression.as_deref().unwrap_or("NULL"), quote_ident(&c.name)));
         let expressions: Vec<String> = expressions.collect();
         format!("SELECT trucker_sent.*, {} FROM ({values}) AS trucker_sent", expressions.join(", "))
     }
@@ -318,7 +316,10 @@ mod tests {
     #[test]
     fn generated_columns_are_computed_from_the_columns_that_are_sent() {
         let (sql, params) = chain(Operation::Insert, "SELECT new.twice");
-        assert!(sql.contains("trucker_sent.*, ((id * 2)) AS twice FROM (SELECT trucker_change.c0 AS id,"), "{sql}");
+        assert!(
+            sql.contains("trucker_sent.*, ((id * 2)) AS twice FROM (SELECT trucker_change.c0 AS id,"),
+            "{sql}"
+        );
         assert_eq!(params.len(), 2);
     }
 

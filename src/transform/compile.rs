@@ -220,7 +220,9 @@ impl Compiler<'_> {
                 "{}.{column} isn't there on {operation}: of the old row of {table} Postgres sends only ({sent})",
                 scope.as_str()
             );
-            let help = format!("use only these columns, or have whole rows sent: ALTER TABLE {table} REPLICA IDENTITY FULL");
+            let help = format!(
+                "use only these columns, or have whole rows sent: ALTER TABLE {table} REPLICA IDENTITY FULL"
+            );
             return (message, help);
         }
         let names = input.new_columns();
@@ -264,7 +266,9 @@ impl Compiler<'_> {
     fn is_same_type(&self, name: &str) -> bool {
         let Some(target) = self.types.target.as_deref() else { return true };
         match (self.source.column(name), target.column(name)) {
-            (Some(from), Some(to)) => !to.type_name.is_builtin() || from.type_name.base_oid == to.type_name.base_oid,
+            (Some(from), Some(to)) => {
+                !to.type_name.is_builtin() || from.type_name.base_oid == to.type_name.base_oid
+            }
             _ => false,
         }
     }
@@ -347,7 +351,8 @@ impl Compiler<'_> {
         }
         let names: Vec<&str> = self.replace.iter().map(String::as_str).collect();
         let file = self.select_row("old", &names);
-        let query = prepare(self.client, over_changes(input, Operation::Delete, &[file]), &self.types).await?;
+        let query =
+            prepare(self.client, over_changes(input, Operation::Delete, &[file]), &self.types).await?;
         let columns = (0..names.len()).map(|at| (Some(at), None)).collect();
         Ok(Removal::Query { query: Box::new(query), columns })
     }
@@ -359,9 +364,9 @@ impl Compiler<'_> {
     fn untraceable(&self, input: &InputTable) -> SqlProblem {
         let output = self.types.target.as_deref().map_or_else(String::new, Table::sql);
         let names = |names: &[String]| quote_idents(names.iter().map(String::as_str));
-        let (source, sent, wanted) =
-            (self.source.sql(), input.old_columns(), names(&self.replace));
-        let example = sent.first().map_or_else(|| "…".to_owned(), |c| format!("{{{{ old.{} }}}}", quote_ident(c)));
+        let (source, sent, wanted) = (self.source.sql(), input.old_columns(), names(&self.replace));
+        let example =
+            sent.first().map_or_else(|| "…".to_owned(), |c| format!("{{{{ old.{} }}}}", quote_ident(c)));
         let first = self.replace.first().map_or_else(String::new, |c| quote_ident(c));
         self.config_problem(
             format!(

@@ -134,7 +134,9 @@ async fn result_columns(
     for column in probe.columns() {
         let name = column.name();
         let about = match types.target.as_deref() {
-            _ if name == "?column?" => Some(("a result column has no name".to_owned(), Some("give it one: … AS name".to_owned()))),
+            _ if name == "?column?" => {
+                Some(("a result column has no name".to_owned(), Some("give it one: … AS name".to_owned())))
+            }
             _ if columns.iter().any(|c| c.column.name == name) => {
                 Some((format!("two result columns are called {}", quote_ident(name)), None))
             }
@@ -160,11 +162,21 @@ fn refused_by(target: &Table, name: &str) -> Option<(String, Option<String>)> {
         None => {
             let near = nearest(name, target.columns.iter().map(|c| c.name.as_str()));
             let help = near.map(|near| format!("did you mean {}?", quote_ident(near)));
-            let add = format!("name one of its columns, or ALTER TABLE {} ADD COLUMN {} …", target.sql(), quote_ident(name));
-            Some((format!("the output table {output} has no column {}", quote_ident(name)), help.or(Some(add))))
+            let add = format!(
+                "name one of its columns, or ALTER TABLE {} ADD COLUMN {} …",
+                target.sql(),
+                quote_ident(name)
+            );
+            Some((
+                format!("the output table {output} has no column {}", quote_ident(name)),
+                help.or(Some(add)),
+            ))
         }
         Some(column) if column.is_generated() => Some((
-            format!("column {} of the output table {output} is generated: it can't be written", quote_ident(name)),
+            format!(
+                "column {} of the output table {output} is generated: it can't be written",
+                quote_ident(name)
+            ),
             Some("leave it out of the SELECT".to_owned()),
         )),
         Some(_) => None,
@@ -194,8 +206,9 @@ fn select_column(name: &str, source_type: &tokio_postgres::types::Type, types: &
 /// Types whose binary form holds no OIDs and reads the same in every major version: booleans, numbers, text,
 /// json, times, network addresses, bits, uuid, and arrays of the usual ones.
 const PORTABLE: &[u32] = &[
-    16, 17, 18, 19, 20, 21, 23, 25, 114, 700, 701, 829, 774, 869, 650, 1042, 1043, 1082, 1083, 1114, 1184, 1186,
-    1266, 1560, 1562, 1700, 2950, 3802, 1000, 1005, 1007, 1016, 1009, 1015, 1021, 1022, 1231, 1115, 1185, 1182, 2951,
+    16, 17, 18, 19, 20, 21, 23, 25, 114, 700, 701, 829, 774, 869, 650, 1042, 1043, 1082, 1083, 1114, 1184,
+    1186, 1266, 1560, 1562, 1700, 2950, 3802, 1000, 1005, 1007, 1016, 1009, 1015, 1021, 1022, 1231, 1115,
+    1185, 1182, 2951,
 ];
 
 fn locate(

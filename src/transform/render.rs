@@ -84,13 +84,7 @@ impl RenderedFile {
     pub fn synthesized(path: &std::path::Path, text: String) -> Self {
         let file = SqlFile { path: path.to_owned(), text: text.as_str().into() };
         let Scanned { references, end, .. } = scan(&text);
-        RenderedFile {
-            file,
-            rendered: Rendered::verbatim(text),
-            references,
-            end,
-            second_statement: None,
-        }
+        RenderedFile { file, rendered: Rendered::verbatim(text), references, end, second_statement: None }
     }
 
     /// Refuses a second statement: a transform is one SELECT.
@@ -160,7 +154,9 @@ fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(
         ValueKind::Undefined => return Err(Error::new(ErrorKind::UndefinedError, "nothing has this name")),
         _ => match value.downcast_object_ref::<RowName>() {
             Some(row) => row.alias.to_owned(),
-            None => return Err(invalid("only strings, numbers, columns and relations can be printed".into())),
+            None => {
+                return Err(invalid("only strings, numbers, columns and relations can be printed".into()));
+            }
         },
     };
     out.write_str(&sql).map_err(|_| invalid("the rendered file could not be written".into()))
@@ -253,9 +249,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_printed_is_refused_with_its_line() {
-        for template in
-            ["SELECT\n{{ nothing }}", "SELECT\n{{ [1] }}", "SELECT\n{{ env(\"TRUCKER_NOT_SET\") }}", "SELECT\n{{ new.id"]
-        {
+        for template in [
+            "SELECT\n{{ nothing }}",
+            "SELECT\n{{ [1] }}",
+            "SELECT\n{{ env(\"TRUCKER_NOT_SET\") }}",
+            "SELECT\n{{ new.id",
+        ] {
             let problem = rendered(template, Operation::Insert).unwrap_err();
             assert_eq!(problem.place.map(|p| p.line), Some(2), "{template}: {problem:?}");
         }

@@ -24,9 +24,8 @@ pub async fn fetch_unchanged(
     types_with_text_cast: &[u32],
     changes: &[&Change],
 ) -> Result<Vec<Option<Change>>, tokio_postgres::Error> {
-    let missing: Vec<usize> = (0..relation.columns.len())
-        .filter(|&cell| changes.iter().any(|c| is_unchanged(c, cell)))
-        .collect();
+    let missing: Vec<usize> =
+        (0..relation.columns.len()).filter(|&cell| changes.iter().any(|c| is_unchanged(c, cell))).collect();
     let keys: Vec<usize> = (0..relation.columns.len()).filter(|&c| relation.columns[c].is_identity).collect();
     let sql = statement(input, relation, types_with_text_cast, &missing, &keys);
     let mut arrays = vec![ArrayText::default(); keys.len()];

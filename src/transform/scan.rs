@@ -83,7 +83,8 @@ pub fn scan(text: &str) -> Scanned {
 }
 
 fn reference(tokens: &[(Token, Range<usize>)], at: usize) -> Option<Reference> {
-    let symbol = |at: usize, symbol: u8| matches!(tokens.get(at), Some((Token::Symbol(s), _)) if *s == symbol);
+    let symbol =
+        |at: usize, symbol: u8| matches!(tokens.get(at), Some((Token::Symbol(s), _)) if *s == symbol);
     let (Token::Word(word), span) = &tokens[at] else { return None };
     let scope = Scope::from_word(word)?;
     let before = at.checked_sub(1).map(|at| &tokens[at].0);

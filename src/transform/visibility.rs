@@ -11,7 +11,8 @@ use crate::checkpoint::Snapshot;
 
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 const SILENCE: Duration = Duration::from_secs(30);
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_catalog.pg_current_snapshot()::text";
+const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_catalog.pg_current_snapshot()::text";
 
 /// Opens a read-only transaction whose snapshot shows all of these transactions (top-level xids as the stream gives
 /// them). Waits as long as it takes: until then the answer of any SQL could be wrong for ever. Primaries only: a

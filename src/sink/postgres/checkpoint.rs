@@ -85,7 +85,9 @@ pub async fn ensure_table(client: &Client) -> Result<(), SinkError> {
     if done.is_err() {
         client.batch_execute("ROLLBACK").await.ok();
     }
-    done.map_err(SinkError::at("creating schema trucker with the checkpoints (needs CREATE on the output database)"))
+    done.map_err(SinkError::at(
+        "creating schema trucker with the checkpoints (needs CREATE on the output database)",
+    ))
 }
 
 /// Whether there is a checkpoint table.

@@ -38,7 +38,11 @@ impl Writer {
         self.begin().await?;
         let Some(target) = self.target() else { return Ok(true) };
         let sql = format!("SELECT NOT EXISTS (SELECT FROM {})", target.table.sql());
-        let row = self.client().query_one(&sql, &[]).await.map_err(SinkError::at("looking into the output table"))?;
+        let row = self
+            .client()
+            .query_one(&sql, &[])
+            .await
+            .map_err(SinkError::at("looking into the output table"))?;
         Ok(row.get(0))
     }
 
@@ -108,7 +112,10 @@ fn merge(target: &Target, fill: &Fill) -> Option<String> {
     let columns = quote_idents(fill.columns.iter().map(String::as_str));
     let key = quote_idents(target.key.iter().map(String::as_str));
     let others = fill.columns.iter().filter(|c| !target.key.contains(c)).filter(|c| {
-        target.table.column(c).is_some_and(|c| c.generation != crate::postgres::catalog::Generation::IdentityAlways)
+        target
+            .table
+            .column(c)
+            .is_some_and(|c| c.generation != crate::postgres::catalog::Generation::IdentityAlways)
     });
     let set = |row: &str| {
         let set = others.clone().map(|c| format!("{0} = {row}.{0}", quote_ident(c)));

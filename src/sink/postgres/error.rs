@@ -19,7 +19,9 @@ pub enum SinkError {
     #[error("{0}; the output's rows are told by ({1})")]
     NullKey(super::super::fold::NullKey, String),
     /// Another process has taken the pipeline over.
-    #[error("another trucker has taken pipeline {pipeline} over (its checkpoint is not the one at {expected} any more)")]
+    #[error(
+        "another trucker has taken pipeline {pipeline} over (its checkpoint is not the one at {expected} any more)"
+    )]
     Fenced {
         /// Which pipeline.
         pipeline: String,

@@ -96,7 +96,8 @@ impl Target {
     }
 
     fn upsert(&self, columns: &[String]) -> String {
-        let updated = self.updatable(columns).map(|(_, name)| format!("{0} = excluded.{0}", quote_ident(name)));
+        let updated =
+            self.updatable(columns).map(|(_, name)| format!("{0} = excluded.{0}", quote_ident(name)));
         let updated: Vec<String> = updated.collect();
         let action = if updated.is_empty() {
             "DO NOTHING".to_owned()
@@ -146,7 +147,8 @@ impl Target {
         let columns = self.columns_of(by);
         let (rows, values) = self.rows(columns, 1, "r");
         let matches = |columns: &[String], values: &[String]| {
-            let equal = columns.iter().zip(values).map(|(name, value)| format!("o.{} = {value}", quote_ident(name)));
+            let equal =
+                columns.iter().zip(values).map(|(name, value)| format!("o.{} = {value}", quote_ident(name)));
             equal.collect::<Vec<_>>().join(" AND ")
         };
         let mut sql =
@@ -154,7 +156,8 @@ impl Target {
         if keeps {
             // The kept keys come with the place of the row that they belong to, as one more array.
             let (kept, values) = self.rows(&self.key, columns.len() + 2, "k");
-            let kept = kept.replacen("unnest(", &format!("unnest(${}::pg_catalog._int8, ", columns.len() + 1), 1);
+            let kept =
+                kept.replacen("unnest(", &format!("unnest(${}::pg_catalog._int8, ", columns.len() + 1), 1);
             let kept = kept.replacen("AS k(", "AS k(place, ", 1);
             sql.push_str(&format!(
                 " AND NOT EXISTS (SELECT FROM {kept} WHERE k.place = r.n AND {})",
@@ -209,7 +212,10 @@ mod tests {
 
     #[test]
     fn statements_read_as_meant() {
-        let put = |put, columns: &[&str]| Shape::Put { put, columns: columns.iter().map(|c| c.to_string()).collect() };
+        let put = |put, columns: &[&str]| Shape::Put {
+            put,
+            columns: columns.iter().map(|c| c.to_string()).collect(),
+        };
         let rows: [(Shape, Option<&str>); 6] = [
             (
                 put(Put::Upsert, &["id", "tags", "seq"]),

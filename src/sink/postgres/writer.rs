@@ -124,7 +124,9 @@ impl Writer {
     }
 
     fn table(&self) -> &Target {
-        self.target.as_ref().expect("a pipeline without an output table has load.sql, and that no writes of ours")
+        self.target
+            .as_ref()
+            .expect("a pipeline without an output table has load.sql, and that no writes of ours")
     }
 
     fn what(&self, doing: &str) -> String {
