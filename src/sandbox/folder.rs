@@ -34,7 +34,7 @@ struct Owner {
 
 /// The folder; dropped, it is removed.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     path: PathBuf,
     /// Who owns the folder, where that is somebody else than the user of this process.
     owner: Option<Owner>,
@@ -43,7 +43,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// A new, empty folder with a short name: the path of a Unix socket within may have 107 bytes.
-    pub(super) fn create() -> Result<Self, SandboxError> {
+    pub fn create() -> Result<Self, SandboxError> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let path = loop {
             let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -75,14 +75,17 @@ impl Folder {
         Ok(Folder { path, owner, watchdog })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes a file that the owner can read and only the owner.
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<(), SandboxError> {
+    /// Writes a file, in a subfolder where its name has one, that the owner can read and only the owner.
+    pub fn write(&self, name: &str, text: &str) -> Result<(), SandboxError> {
         let path = self.path.join(name);
-        fs::write(&path, text)
+        let parent = path.parent().unwrap_or(&self.path);
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, text))
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
             .and_then(|()| match self.owner {
                 Some(Owner { uid, gid }) => chown(&path, Some(uid), Some(gid)),

@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use binaries::Binaries;
+pub use folder::Folder;
 pub use server::{PostgresServer, ServerOptions, StopMode};
 
 /// Why a throwaway server could not be had.

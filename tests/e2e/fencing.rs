@@ -1,0 +1,90 @@
+//! One writer: of two processes on one project at most one makes progress, and one that was away while
+//! another took over writes nothing more.
+
+use super::harness::{PATIENCE, Scenario, config, eventually};
+
+fn world() -> Scenario {
+    Scenario::new()
+        .on_source("CREATE TABLE t (id int PRIMARY KEY)")
+        .on_output("CREATE TABLE log (id int)")
+        .pipeline(
+            "log",
+            &config("t", "log", &["on: {insert: insert, update: insert, delete: ignore, truncate: ignore}"]),
+            &[],
+        )
+}
+
+#[test]
+fn a_second_process_does_not_disturb_the_first() {
+    let s = world();
+    let mut first = s.run();
+    s.until_following(&mut first, 1);
+    s.source.execute("INSERT INTO t VALUES (1)");
+    let mut second = s.run();
+    s.source.execute("INSERT INTO t VALUES (2)");
+    s.until_same(&mut first, "SELECT id FROM t", "SELECT id FROM log");
+    let waited = std::time::Instant::now();
+    // It may wait for the slot, or give up with the code for that.
+    let ended = eventually(std::time::Duration::from_secs(5), || !second.is_running());
+    assert!(waited.elapsed().as_secs() < 10);
+    if ended {
+        let finished = second.wait();
+        assert_eq!(finished.code, Some(5), "{}", finished.text());
+        assert!(finished.text().contains(&s.slot()), "{}", finished.text());
+    }
+    s.source.execute("INSERT INTO t VALUES (3)");
+    s.until_same(&mut first, "SELECT id FROM t", "SELECT id FROM log");
+}
+
+#[test]
+fn two_processes_that_start_together_fill_the_output_once() {
+    let s = world();
+    s.source.execute("INSERT INTO t SELECT generate_series(1, 50000)");
+    let processes = [s.run(), s.run()];
+    let full = "SELECT count(*) >= 50000 FROM log";
+    let is_full = || s.output.try_rows(full).is_ok_and(|rows| rows[0][0].as_deref() == Some("t"));
+    assert!(eventually(PATIENCE, is_full), "{}{}", processes[0].stderr(), processes[1].stderr());
+    drop(processes);
+    s.source.execute("INSERT INTO t VALUES (60000)");
+    s.once();
+    s.assert_same("SELECT id FROM t", "SELECT id FROM log");
+}
+
+#[test]
+fn a_process_that_was_stopped_while_another_took_over_writes_nothing() {
+    let s = world();
+    let mut zombie = s.run();
+    s.until_following(&mut zombie, 1);
+    for round in 0..20 {
+        s.source.execute(&format!(
+            "INSERT INTO t SELECT generate_series({}, {})",
+            round * 100,
+            round * 100 + 99
+        ));
+    }
+    zombie.signal("STOP");
+    // What the stopped one holds on the servers goes away, as it would after a timeout.
+    for database in [&s.source, &s.output] {
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name <> 'test'",
+        );
+    }
+    s.once();
+    s.source.execute("INSERT INTO t VALUES (100000)");
+    s.once();
+    s.assert_same("SELECT id FROM t", "SELECT id FROM log");
+    let mut heir = s.run();
+    s.until_following(&mut heir, 1);
+    zombie.signal("CONT");
+    s.source.execute("INSERT INTO t VALUES (100001)");
+    s.until_same(&mut heir, "SELECT id FROM t", "SELECT id FROM log");
+    let steady = super::harness::holds_for(std::time::Duration::from_secs(3), || {
+        s.output.number("SELECT count(*) - count(DISTINCT id) FROM log") == 0
+    });
+    assert!(steady, "the stopped process wrote again");
+    drop(zombie);
+    drop(heir);
+    s.once();
+    s.assert_same("SELECT id FROM t", "SELECT id FROM log");
+}

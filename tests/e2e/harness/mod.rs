@@ -1,0 +1,17 @@
+//! What the tests are written in: servers, databases, projects and the running program. Knows no rule that
+//! a test proves.
+
+mod database;
+mod disorder;
+mod poll;
+mod process;
+mod scenario;
+
+pub use database::{Database, Session, output_server, private_server, source_server};
+pub use disorder::{Random, is_soak};
+pub use poll::{PATIENCE, eventually, holds_for};
+pub use process::Trucker;
+pub use scenario::{Scenario, config};
+
+/// One row, as text.
+pub type Row = Vec<Option<String>>;

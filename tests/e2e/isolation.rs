@@ -1,0 +1,138 @@
+//! One pipeline's trouble is its own: it stops, says why and where, keeps its place, and the others go on.
+
+use super::harness::{Scenario, config};
+
+/// `good` copies t; `bad` fails in the way that the test asks for.
+fn good_and(bad_config: &str, bad_files: &[(&str, &str)]) -> Scenario {
+    Scenario::new()
+        .on_source("CREATE TABLE t (id int PRIMARY KEY, v int)")
+        .on_output(
+            "CREATE TABLE good (id int PRIMARY KEY, v int); CREATE TABLE bad (id int PRIMARY KEY, v int)",
+        )
+        .pipeline("good", &config("t", "good", &[]), &[])
+        .pipeline("bad", bad_config, bad_files)
+}
+
+#[test]
+fn sql_that_fails_on_a_value_stops_its_pipeline_alone_and_goes_on_where_it_stood() {
+    let s = good_and(
+        &config("t", "bad", &[]),
+        &[
+            ("transform.sql", "SELECT {{ row.id }} AS id,\n       100 / {{ row.v }} AS v"),
+            ("delete.sql", "SELECT {{ old.id }} AS id"),
+        ],
+    );
+    s.source.execute("INSERT INTO t VALUES (1, 10)");
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    s.source.execute("INSERT INTO t VALUES (2, 20)");
+    s.source.execute("INSERT INTO t VALUES (3, 0)");
+    s.source.execute("INSERT INTO t VALUES (4, 25)");
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
+    trucker.until_said("division by zero");
+    s.source.execute("UPDATE t SET v = v + 5 WHERE id = 4");
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
+    let text = trucker.stderr();
+    for word in ["bad", "transform.sql", "division by zero", "22012"] {
+        assert!(text.contains(word), "no word on {word}: {text}");
+    }
+    // What had been before the change that fails is there, what comes after it is not.
+    assert!(!s.output.is("SELECT bool_or(id >= 3) FROM bad"));
+    trucker.kill9();
+    s.once_fails(1);
+    s.file("bad/transform.sql", "SELECT {{ row.id }} AS id, 100 / nullif({{ row.v }}, 0) AS v");
+    s.once();
+    s.assert_same("SELECT id, 100 / nullif(v, 0) FROM t", "SELECT * FROM bad");
+    s.assert_same("SELECT * FROM t", "SELECT * FROM good");
+}
+
+#[test]
+fn a_constraint_of_the_output_stops_its_pipeline_alone_with_the_servers_words() {
+    let s = good_and(&config("t", "bad", &[]), &[]);
+    s.output.execute("ALTER TABLE bad ADD CONSTRAINT small CHECK (v < 100)");
+    s.source.execute("INSERT INTO t VALUES (1, 1)");
+    s.once();
+    s.source.execute("INSERT INTO t VALUES (2, 4711000)");
+    s.source.execute("INSERT INTO t VALUES (3, 3)");
+    let text = s.once_fails(1);
+    for word in ["bad", "small", "23514"] {
+        assert!(text.contains(word), "no word on {word}: {text}");
+    }
+    assert!(!text.contains("4711000"), "a row's value was shown: {text}");
+    s.assert_same("SELECT * FROM t", "SELECT * FROM good");
+    s.output.execute("ALTER TABLE bad DROP CONSTRAINT small");
+    s.once();
+    s.assert_same("SELECT * FROM t", "SELECT * FROM bad");
+}
+
+#[test]
+fn a_backfill_that_fails_leaves_the_others_alone_and_starts_again() {
+    let s = good_and(
+        &config("t", "bad", &[]),
+        &[
+            ("transform.sql", "SELECT {{ row.id }} AS id, 100 / {{ row.v }} AS v"),
+            ("delete.sql", "SELECT {{ old.id }} AS id"),
+        ],
+    );
+    s.source.execute("INSERT INTO t SELECT i, i - 500 FROM generate_series(1, 1000) i");
+    let text = s.once_fails(1);
+    assert!(text.contains("bad") && text.contains("division by zero"), "{text}");
+    s.assert_same("SELECT * FROM t", "SELECT * FROM good");
+    assert_eq!(s.output.number("SELECT count(*) FROM bad"), 0);
+    s.source.execute("DELETE FROM t WHERE v = 0");
+    s.once();
+    s.assert_same("SELECT id, 100 / v FROM t", "SELECT * FROM bad");
+}
+
+#[test]
+fn a_dropped_output_table_stops_its_pipeline_alone() {
+    let s = good_and(&config("t", "bad", &[]), &[]);
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    s.output.execute("ALTER TABLE bad RENAME TO elsewhere");
+    s.source.execute("INSERT INTO t VALUES (1, 1)");
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
+    trucker.until_said("42P01");
+    trucker.kill9();
+    s.output.execute("ALTER TABLE elsewhere RENAME TO bad");
+    s.once();
+    s.assert_same("SELECT * FROM t", "SELECT * FROM bad");
+}
+
+#[test]
+fn deadlocks_and_lock_timeouts_are_retried() {
+    let s = good_and(&config("t", "bad", &[]), &[]);
+    s.output.execute(&format!("ALTER DATABASE \"{}\" SET lock_timeout = '300ms'", s.output.name));
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    let blocker = s.output.session();
+    blocker.execute("BEGIN; LOCK TABLE bad IN ACCESS EXCLUSIVE MODE");
+    s.source.execute("INSERT INTO t VALUES (1, 1)");
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
+    assert!(super::harness::holds_for(std::time::Duration::from_secs(1), || trucker.is_running()));
+    blocker.execute("COMMIT");
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM bad");
+}
+
+#[test]
+fn a_failed_pipeline_keeps_the_wal_that_it_still_needs() {
+    let s = good_and(&config("t", "bad", &[]), &[]);
+    s.output.execute("ALTER TABLE bad ADD CHECK (v < 100)");
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    let lsn = s.source.value("SELECT pg_current_wal_lsn()");
+    s.source.execute("INSERT INTO t VALUES (1, 1000)");
+    for n in 2..50 {
+        s.source.execute(&format!("INSERT INTO t VALUES ({n}, {n}); SELECT pg_switch_wal()"));
+    }
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
+    let slot = s.slot();
+    let kept = format!(
+        "SELECT confirmed_flush_lsn - '{lsn}' < 5000 FROM pg_replication_slots WHERE slot_name = '{slot}'"
+    );
+    assert!(s.source.is(&kept), "the slot went past the failed change");
+    trucker.kill9();
+    s.output.execute("ALTER TABLE bad DROP CONSTRAINT bad_v_check");
+    s.once();
+    s.assert_same("SELECT * FROM t", "SELECT * FROM bad");
+}

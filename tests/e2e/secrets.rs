@@ -1,0 +1,77 @@
+//! Passwords, and row values, never appear in any output.
+
+use trucker::sandbox::ServerOptions;
+
+use super::harness::{Scenario, config, output_server, private_server};
+
+const CANARY: &str = "k4naRy-'\"#: {{x}} $1";
+
+#[test]
+fn a_password_is_in_no_output_whatever_goes_wrong() {
+    let server = private_server(ServerOptions {
+        hba: vec![
+            "host all postgres 127.0.0.1/32 trust".to_owned(),
+            "host all all 127.0.0.1/32 scram-sha-256".to_owned(),
+        ],
+        ..ServerOptions::default()
+    });
+    let s = Scenario::between(server.port(), output_server().port())
+        .variable("CANARY", CANARY)
+        .variable("RUST_LOG", "trace")
+        .variable("RUST_BACKTRACE", "1")
+        .tables("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .copies("t");
+    let quoted = CANARY.replace('\'', "''");
+    s.source.execute(&format!("CREATE ROLE reader LOGIN SUPERUSER PASSWORD '{quoted}'"));
+    let path = s.dir().join("trucker.yml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let with_pass = text.replacen("user: postgres", "user: reader\n    pass: {{ env(\"CANARY\") }}", 1);
+    std::fs::write(&path, &with_pass).unwrap();
+    let mut outputs = vec![s.once().text()];
+    let dir = s.dir();
+    let dir = dir.to_str().unwrap();
+    for command in ["check", "plan", "compile", "status", "verify"] {
+        outputs.push(s.start(&[command, dir]).wait().text());
+    }
+    s.source.execute("ALTER ROLE reader PASSWORD 'another'");
+    outputs.push(s.run_once().text());
+    for wrong in ["nonsense: ", "port: ", "sslmode: ", "host_path: ", "database: &x "] {
+        std::fs::write(&path, with_pass.clone() + "    " + wrong + "{{ env(\"CANARY\") }}\n").unwrap();
+        outputs.push(s.run_once().text());
+    }
+    for text in outputs {
+        assert!(!text.contains("k4naRy"), "{text}");
+    }
+}
+
+#[test]
+fn a_rows_values_are_in_no_output_whatever_goes_wrong() {
+    let marker = "s3cret-value";
+    let s = Scenario::new()
+        .variable("RUST_LOG", "debug")
+        .on_source("CREATE TABLE t (id text PRIMARY KEY, v text)")
+        .on_output(
+            "CREATE TABLE t (id text PRIMARY KEY, v varchar(3)); CREATE TABLE u (id text PRIMARY KEY, v int)",
+        )
+        .copies("t")
+        .pipeline(
+            "u",
+            &config("t", "u", &[]),
+            &[
+                ("transform.sql", "SELECT row.id, row.v::int AS v"),
+                ("delete.sql", "SELECT {{ old.id }} AS id"),
+            ],
+        );
+    s.once();
+    s.source.execute(&format!("INSERT INTO t VALUES ('{marker}-id', '{marker}')"));
+    let text = s.once_fails(1);
+    assert!(!text.contains(marker), "{text}");
+    // The same in a backfill.
+    let s = s.on_output("CREATE TABLE w (id text PRIMARY KEY, v int)").pipeline(
+        "w",
+        &config("t", "w", &[]),
+        &[("transform.sql", "SELECT row.id, row.v::int AS v"), ("delete.sql", "SELECT {{ old.id }} AS id")],
+    );
+    let text = s.once_fails(1);
+    assert!(!text.contains(marker), "{text}");
+}
