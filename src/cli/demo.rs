@@ -18,6 +18,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// How long the output may take to catch up once the shopping has ended.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 
+/// Where [`Folder`] looks for a process to end.
+const PID_FILE: &str = "process.pid";
+
 /// The project, as it lies in the repository.
 const PROJECT: &[(&str, &str)] = &[
     ("trucker.yml", include_str!("../../examples/shop/trucker.yml")),
@@ -64,8 +67,8 @@ const SHOPPING: [&str; 4] = [
      FROM (SELECT (random() * 10000)::int AS n FROM generate_series(1, 20)) many",
     "UPDATE orders SET cents = cents + 250, lines = lines || '{\"sku\": \"C1\", \"pieces\": 2}'
      WHERE id IN (SELECT id FROM orders ORDER BY random() LIMIT 8)",
-    "UPDATE orders SET country = 'ke', lines = lines - 0, id = (SELECT max(id) + 100000 FROM orders)
-     WHERE id = (SELECT id FROM orders WHERE id < 100000 AND jsonb_array_length(lines) > 1 ORDER BY random() LIMIT 1)",
+    "UPDATE orders SET country = 'ke', lines = lines - 0, id = -id
+     WHERE id = (SELECT id FROM orders WHERE id > 0 AND jsonb_array_length(lines) > 1 ORDER BY random() LIMIT 1)",
     "DELETE FROM orders WHERE id IN (SELECT id FROM orders ORDER BY random() LIMIT 5)",
 ];
 
@@ -112,7 +115,10 @@ async fn tell(trucker: &Path) -> Result<bool> {
         Ok(false) => println!("The shop closes."),
         Err(error) => return Err(running.explain(error)),
     }
-    let is_equal = wait_until_equal(&source, &warehouse, &mut running).await;
+    let is_equal = tokio::select! {
+        result = wait_until_equal(&source, &warehouse, &mut running) => result,
+        signal = tokio::signal::ctrl_c() => signal.map(|()| false).map_err(Into::into),
+    };
     let stopped_well = running.stop()?;
     let is_equal = is_equal? && stopped_well;
     for (name, found, expected) in OUTPUTS {
@@ -215,6 +221,8 @@ impl Running {
             // Ctrl-C is for the demo, which then lets trucker finish.
             .process_group(0)
             .spawn()?;
+        // Should the demo be killed, the folder's watchdog ends this one.
+        folder.write(PID_FILE, &child.id().to_string())?;
         Ok(Running { child, folder })
     }
 
@@ -248,6 +256,8 @@ impl Drop for Running {
         // Both fail only where it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The number may belong to another process from now on.
+        let _ = std::fs::remove_file(self.folder.path().join(PID_FILE));
     }
 }
 

@@ -1,6 +1,6 @@
 //! A folder under the system's temporary one that goes away with this process, however that ends. A small
 //! shell waits at a pipe that only this process holds open: when it closes, the shell stops the server whose
-//! pid file lies in the folder, if any, and removes the folder. So kill -9 leaves nothing behind either.
+//! pid file lies in the folder, and the process that `process.pid` names, if any, and removes the folder. So kill -9 leaves nothing behind either.
 //!
 //! Also knows which user owns the folder: Postgres refuses to run as root, so root hands it to another.
 
@@ -17,11 +17,12 @@ use super::SandboxError;
 /// never quite goes away.
 const WATCHDOG: &str = r#"
 read -r _
-pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
-if [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; then
-  tries=0
-  while [ -e "$1/data/postmaster.pid" ] && [ $tries -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
-fi
+for file in "$1/process.pid" "$1/data/postmaster.pid"; do
+  pid=$(head -n 1 "$file" 2>/dev/null)
+  [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null
+done
+tries=0
+while [ -e "$1/data/postmaster.pid" ] && [ $tries -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
 rm -rf -- "$1"
 "#;
 
