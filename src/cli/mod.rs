@@ -1,6 +1,7 @@
 //! The command line: reads arguments and files, hands over to the engine, turns how it ended into an exit code.
 
 mod check;
+mod demo;
 mod run;
 
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ enum Command {
     Run(run::Arguments),
     /// Check a project against its servers, and change nothing
     Check(check::Arguments),
+    /// Show a small shop at work between two throwaway Postgres servers
+    Demo,
 }
 
 /// Runs the command that the arguments name.
@@ -44,6 +47,13 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(arguments) => run::run(arguments, cli.log_format),
         Command::Check(arguments) => check::run(arguments, cli.log_format),
+        Command::Demo => match std::env::current_exe() {
+            Ok(trucker) => demo::run(&trucker),
+            Err(error) => {
+                eprintln!("error: the program can't find itself: {error}");
+                ExitCode::from(1)
+            }
+        },
     }
 }
 

@@ -69,6 +69,9 @@ struct Segment {
     replaced: HashSet<Key>,
     deletes: Vec<(By, Vec<(Key, Vec<Key>)>)>,
     puts: Vec<Write>,
+    /// Keys put since the last removal. Such a row may stand under another `replace` value in the table still, from
+    /// where a later removal, which goes first, must not take it.
+    put_since: Vec<Key>,
 }
 
 impl Fold {
@@ -163,6 +166,7 @@ impl Fold {
         if overtakes || self.meets(&removals, &puts) {
             self.end_segment();
         }
+        let removes = !removals.is_empty();
         for (by, key, keep) in removals {
             let touched = if by == By::Key { &mut self.segment.keys } else { &mut self.segment.replaced };
             touched.insert(key.clone());
@@ -170,9 +174,14 @@ impl Fold {
                 self.segment.keys.insert(key.clone());
             }
             self.segment.keys.extend(keep.iter().cloned());
-            self.segment.delete(by, key, keep);
+            let mut kept = std::mem::take(&mut self.segment.put_since);
+            kept.extend(keep);
+            self.segment.delete(by, key, kept);
         }
         for (put, key, row) in puts {
+            if !self.rules.replace_is_key && !removes {
+                self.segment.put_since.extend(key.clone());
+            }
             self.segment.keys.extend(key);
             self.segment.replaced.extend(row.replace());
             self.segment.put(put, row, self.rules.is_ordered);

@@ -82,7 +82,11 @@ fn run_writes(table: &mut Table, writes: &[Write], replace_is_key: bool) {
             Write::Truncate => table.clear(),
             Write::Delete { by, keys } => {
                 let by_key = *by == By::Key || replace_is_key;
-                keys.iter().for_each(|(key, keep)| remove(table, by_key, key, keep));
+                let mut kept = Vec::new();
+                for (key, keep) in keys {
+                    kept.extend(keep.iter().cloned());
+                    remove(table, by_key, key, &kept);
+                }
             }
             Write::Put { put, layout, omitted, rows } => {
                 let mut seen = HashSet::new();

@@ -30,7 +30,7 @@ pub enum By {
 pub enum Write {
     /// Empty the table.
     Truncate,
-    /// Delete the rows under each of these, but for those whose keys stand beside it.
+    /// Delete the rows under each of these, but for those whose keys stand beside it or beside an earlier one.
     Delete {
         /// What the keys are of.
         by: By,

@@ -122,6 +122,8 @@ fn environment() -> Environment<'static> {
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_formatter(print);
+    // Ends a template that loops for ever; none that a person wrote comes near.
+    env.set_fuel(Some(10_000_000));
     env.add_function("env", env_value);
     env.add_filter("ident", |name: String| Value::from_safe_string(quote_ident(&name)));
     env.add_filter("raw", |text: String| Value::from_safe_string(text));
@@ -149,7 +151,8 @@ fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(
     let sql = match value.kind() {
         _ if value.is_safe() => value.to_string(),
         ValueKind::String => quote_literal(value.as_str().unwrap_or_default()),
-        ValueKind::Number | ValueKind::Bool => value.to_string(),
+        ValueKind::Number => value.to_string(),
+        ValueKind::Bool => value.is_true().to_string(),
         ValueKind::None => "NULL".to_owned(),
         ValueKind::Undefined => return Err(Error::new(ErrorKind::UndefinedError, "nothing has this name")),
         _ => match value.downcast_object_ref::<RowName>() {
@@ -203,7 +206,7 @@ fn context(scene: &Scene<'_>) -> Value {
         ("pipeline", Value::from(scene.pipeline)),
     ];
     names.extend(scene.rows_sql.iter().map(|rows| ("rows", Value::from_safe_string(rows.clone()))));
-    names.into_iter().collect()
+    Value::from_pairs(names)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod harness;
 
 mod big_transaction;
+mod connections;
 mod convergence;
 mod copy;
 mod demo;
@@ -19,6 +20,7 @@ mod load;
 mod many_pipelines;
 mod mistakes;
 mod names;
+mod replication;
 mod same_database;
 mod secrets;
 mod slot;

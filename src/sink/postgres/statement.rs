@@ -154,13 +154,13 @@ impl Target {
         let mut sql =
             format!("DELETE FROM {} AS o USING {rows} WHERE {}", self.table.sql(), matches(columns, &values));
         if keeps {
-            // The kept keys come with the place of the row that they belong to, as one more array.
+            // The kept keys come with the place of the row from which on they are kept, as one more array.
             let (kept, values) = self.rows(&self.key, columns.len() + 2, "k");
             let kept =
                 kept.replacen("unnest(", &format!("unnest(${}::pg_catalog._int8, ", columns.len() + 1), 1);
             let kept = kept.replacen("AS k(", "AS k(place, ", 1);
             sql.push_str(&format!(
-                " AND NOT EXISTS (SELECT FROM {kept} WHERE k.place = r.n AND {})",
+                " AND NOT EXISTS (SELECT FROM {kept} WHERE k.place <= r.n AND {})",
                 matches(&self.key, &values)
             ));
         }
@@ -253,7 +253,7 @@ mod tests {
                 Some(
                     "DELETE FROM public.t AS o USING unnest($1::pg_catalog._int8) WITH ORDINALITY AS r(c0, n) \
                      WHERE o.seq = r.c0 AND NOT EXISTS (SELECT FROM unnest($2::pg_catalog._int8, $3::pg_catalog._int4) \
-                     WITH ORDINALITY AS k(place, c0, n) WHERE k.place = r.n AND o.id = k.c0)",
+                     WITH ORDINALITY AS k(place, c0, n) WHERE k.place <= r.n AND o.id = k.c0)",
                 ),
             ),
         ];
