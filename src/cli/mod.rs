@@ -65,7 +65,8 @@ fn load(dir: &PathBuf, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
             if !loaded.warnings.is_empty() {
                 eprintln!("{}", loaded.warnings);
             }
-            Ok(loaded)
+            // The warning has said so: there is nothing to do.
+            if loaded.project.pipelines.is_empty() { Err(ExitCode::from(3)) } else { Ok(loaded) }
         }
         Err(diagnostics) => {
             eprintln!("{diagnostics}");

@@ -68,7 +68,14 @@ impl Findings {
     /// Adds what is wrong with a pipeline.
     pub fn pipeline(&mut self, name: &str, error: PipelineError) {
         match error {
-            PipelineError::Problems(problems) => self.files.extend(problems.into_iter().map(diagnostic)),
+            PipelineError::Problems(problems) => {
+                let (refusals, problems): (Vec<_>, Vec<_>) = problems.into_iter().partition(|p| p.is_refusal);
+                self.files.extend(problems.into_iter().map(diagnostic));
+                refusals.into_iter().for_each(|refusal| {
+                    let help = refusal.help.unwrap_or_default();
+                    self.server(format!("pipeline {name}: {}. {help}", refusal.message));
+                });
+            }
             PipelineError::Sql { problem, is_transient: false } => self.files.push(diagnostic(*problem)),
             error @ PipelineError::Connect(_) => self.server(error.to_string()),
             error => self.server(format!("pipeline {name}: {error}")),

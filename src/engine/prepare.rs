@@ -99,6 +99,7 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
         }
         match reach(connection, project).await {
             Ok(mut source) => {
+                check_capacity(&source, &mut findings).await?;
                 check_pipelines(project, &name, &mut source, &outputs, &of_source, &mut findings).await?;
                 sources.push(source);
             }
@@ -171,7 +172,6 @@ async fn reach(connection: &PostgresConnection, project: &Project) -> Result<Pre
         identity,
         pipelines: Vec::new(),
     };
-    check_capacity(&source).await?;
     Ok(source)
 }
 
@@ -203,9 +203,8 @@ async fn slot_name(
 }
 
 /// Whether what is missing may be made: slots left, rights given.
-async fn check_capacity(source: &PreparedSource) -> Result<(), EngineError> {
+async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
     let name = source.connection.name.as_str();
-    let mut messages = Vec::new();
     let sql = "SELECT r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE m.rolname = \
                'rds_replication' AND pg_catalog.pg_has_role(m.oid, 'MEMBER')), pg_catalog.quote_ident(r.rolname), \
                (SELECT count(*) FROM pg_catalog.pg_replication_slots) \
@@ -221,23 +220,23 @@ async fn check_capacity(source: &PreparedSource) -> Result<(), EngineError> {
         .map_err(EngineError::at(name, "asking for rights"))?;
     let role: String = row.get(1);
     if !row.get::<_, bool>(0) {
-        messages.push(format!(
+        findings.server(format!(
             "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
         ));
     }
     if source.slot.is_none() && row.get(2) {
-        messages.push(format!(
+        findings.server(format!(
             "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
              one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
         ));
     }
     if source.publication.is_none() && !row.get::<_, bool>(3) {
         let database: String = row.get(4);
-        messages.push(format!(
+        findings.server(format!(
             "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
         ));
     }
-    if messages.is_empty() { Ok(()) } else { Err(EngineError::Servers(messages)) }
+    Ok(())
 }
 
 async fn check_pipelines(

@@ -5,7 +5,7 @@
 //! two transactions; the others skip what they have. So there is one slot and one stream, and no pipeline waits for
 //! another that is in trouble.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -20,6 +20,10 @@ use crate::source::stream::{Frame, ReplicationStream, StreamError};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long, and how often asked, before a server that shuts down is let go. In ordinary times it asks once in half of
+/// wal_sender_timeout.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+const SHUTDOWN_QUESTIONS: u32 = 50;
 
 /// Why a source can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +40,18 @@ pub enum SourceError {
          Start over: trucker teardown, then trucker run"
     )]
     NoPublication(String),
+    /// The server waits for us with its shutdown, and we for an output.
+    #[error("the source is shutting down, and not everything can be loaded before that: letting it go")]
+    ShuttingDown,
 }
 
 impl SourceError {
     fn is_transient(&self) -> bool {
-        matches!(self, SourceError::Stream(error) if error.is_transient())
+        match self {
+            SourceError::Stream(error) => error.is_transient(),
+            SourceError::ShuttingDown => true,
+            SourceError::Assemble(_) | SourceError::NoPublication(_) => false,
+        }
     }
 }
 
@@ -134,9 +145,13 @@ impl SourceTask {
         let mut assembler = Assembler::default();
         let mut tick = interval(Duration::from_millis(if self.target.is_some() { 50 } else { 1000 }));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ticks = 0u32;
+        let (mut ticks, mut asked) = (0u32, Asked::default());
         loop {
             let is_between = !assembler.is_open();
+            if self.router.is_idle() && is_between {
+                // With nobody to read for, a stream would only keep the server from shutting down.
+                return Ok(Next::Restart);
+            }
             tokio::select! {
                 biased;
                 () = ended(&mut self.shutdown) => return Ok(Next::End),
@@ -151,10 +166,14 @@ impl SourceTask {
                     ticks = ticks.wrapping_add(1);
                     self.tick(stream, ticks).await;
                 }
-                // With nobody to read for, the server waits; feedback goes on by itself.
-                frame = stream.next(), if !self.router.is_idle() => {
+                frame = stream.next() => {
                     *pause = PAUSE_MIN;
-                    self.frame(&mut assembler, frame?).await?;
+                    let frame = frame?;
+                    if asked.is_shutdown(&frame) {
+                        *pause = PAUSE_MAX / 6;
+                        return Err(SourceError::ShuttingDown);
+                    }
+                    self.frame(&mut assembler, frame).await?;
                 }
             }
         }
@@ -204,6 +223,31 @@ impl SourceTask {
             let lsn = lsn.min(feedback.received());
             if lsn > feedback.confirmed() {
                 feedback.confirm(lsn);
+            }
+        }
+    }
+}
+
+/// Counts how often the server has asked for an answer since it last sent data. One that shuts down asks again and
+/// again, for ever, until everything that it sent is confirmed: what an output that is down doesn't allow.
+#[derive(Default)]
+struct Asked {
+    since: Option<Instant>,
+    times: u32,
+}
+
+impl Asked {
+    fn is_shutdown(&mut self, frame: &Frame) -> bool {
+        match frame {
+            Frame::Keepalive { reply_requested: true, .. } => {
+                self.times += 1;
+                let since = *self.since.get_or_insert_with(Instant::now);
+                since.elapsed() >= SHUTDOWN_GRACE && self.times >= SHUTDOWN_QUESTIONS
+            }
+            Frame::Keepalive { .. } | Frame::Notice { .. } => false,
+            Frame::Data { .. } => {
+                *self = Asked::default();
+                false
             }
         }
     }

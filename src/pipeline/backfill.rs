@@ -172,12 +172,12 @@ async fn pipe(
     const BUFFER: usize = 128 * 1024;
     let format = if is_binary { " (FORMAT binary)" } else { "" };
     let sql = format!("COPY ({}) TO STDOUT{format}", copy.sql);
-    let reading = || PipelineError::source("the backfill's SQL");
+    let reading = |e: tokio_postgres::Error| PipelineError::sql(copy.problem(&e), &e);
     let writing = || SinkError::at("copying into the output");
-    let mut rows = Box::pin(source.client.copy_out(&sql).await.map_err(reading())?);
+    let mut rows = Box::pin(source.client.copy_out(&sql).await.map_err(reading)?);
     let (mut count, mut told, mut buffer) = (0u64, Instant::now(), Vec::with_capacity(BUFFER));
     while let Some(row) = rows.next().await {
-        buffer.extend_from_slice(&row.map_err(reading())?);
+        buffer.extend_from_slice(&row.map_err(reading)?);
         count += 1;
         if buffer.len() >= BUFFER {
             let full = std::mem::replace(&mut buffer, Vec::with_capacity(BUFFER));

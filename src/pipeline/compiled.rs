@@ -191,6 +191,7 @@ fn lacking(definition: &Definition, operation: Operation, why: &str, missing: &[
             place: None,
             message: format!("on {operation} the SQL doesn't return {columns}, which {why} in {table}"),
             help: Some(format!("add {columns} to the SELECT")),
+            is_refusal: false,
         },
         None => {
             let message = format!("the input has no column {columns}, which {why} in {table}");

@@ -101,7 +101,13 @@ pub(super) fn config_problem(
     let text = std::fs::read_to_string(&pipeline.config_path).unwrap_or_default();
     let found = text.lines().enumerate().find_map(|(at, line)| Some((at + 1, line.find(word)? + 1)));
     let place = found.map(|(line, column)| crate::config::template::Place { line, column });
-    SqlProblem { path: pipeline.config_path.clone(), place, message: message.into(), help: help.into() }
+    SqlProblem {
+        path: pipeline.config_path.clone(),
+        place,
+        message: message.into(),
+        help: help.into(),
+        is_refusal: false,
+    }
 }
 
 async fn input_table(
@@ -136,7 +142,8 @@ async fn input_table(
     let role: String = row.get(2);
     if !row.get::<_, bool>(0) {
         let help = format!("GRANT SELECT ON {sql} TO {role}");
-        problems.push(config_problem(pipeline, &name.table, format!("{role} may not read {sql}"), help));
+        let problem = config_problem(pipeline, &name.table, format!("{role} may not read {sql}"), help);
+        problems.push(SqlProblem { is_refusal: true, ..problem });
     } else if row.get(1) {
         let message =
             format!("row-level security hides rows of {sql} from {role}: a backfill would be incomplete");
@@ -284,7 +291,10 @@ async fn missing_rights(pipeline: &Pipeline, table: &Table, client: &Client) -> 
     Ok(missing.map(|missing| {
         let (sql, missing) = (table.sql(), missing.join(", "));
         let message = format!("{role} lacks {missing} on {sql}");
-        config_problem(pipeline, &table.table, message, format!("GRANT {missing} ON {sql} TO {role}"))
+        SqlProblem {
+            is_refusal: true,
+            ..config_problem(pipeline, &table.table, message, format!("GRANT {missing} ON {sql} TO {role}"))
+        }
     }))
 }
 

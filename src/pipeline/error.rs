@@ -68,6 +68,16 @@ impl PipelineError {
         move |source| PipelineError::Source { what, source }
     }
 
+    /// A failure of the user's SQL on the source. Its transactions are read-only by our own wish, so a write in it is a
+    /// mistake there, not a server on its way to be promoted.
+    pub fn sql(problem: SqlProblem, source: &tokio_postgres::Error) -> PipelineError {
+        let writes = source.code() == Some(&tokio_postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION);
+        PipelineError::Sql {
+            problem: Box::new(problem),
+            is_transient: error::is_transient(source) && !writes,
+        }
+    }
+
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -4,7 +4,7 @@
 //! * [`definition`]: checked against both databases.
 //! * [`compiled`]: its SQL, for one version of an input table.
 //! * [`queue`]: what the source hands over.
-//! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes.
+//! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes; [`lineage`]: rows that pass each other.
 //! * [`backfill`]: what was there before.
 //! * [`task`]: its life; [`state`]: what others see of it; [`error`]: its troubles.
 
@@ -13,6 +13,7 @@ pub mod compiled;
 pub mod definition;
 pub mod effect;
 pub mod error;
+pub mod lineage;
 pub mod queue;
 pub mod stage;
 pub mod state;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::change::{Change, Operation, Relation, Tuple};
 use crate::config::TruncateAction;
-use crate::postgres::{Session, error};
+use crate::postgres::Session;
 use crate::sink::fold::Fold;
 use crate::sink::{Key, Row, Write};
 use crate::transform::compile::{Removal, Rows};
@@ -19,6 +19,7 @@ use super::compiled::{Compiled, Load};
 use super::definition::{Checked, Definition};
 use super::effect::{Effects, Outcome, Outgoing, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
+use super::lineage::Lineage;
 use super::queue::Entry;
 
 /// Rows of a result that a batch may gather before it is cut in halves.
@@ -47,6 +48,7 @@ pub struct Stage {
     effects: Effects,
     compiled: Vec<Arc<Compiled>>,
     fold: Fold,
+    lineage: Lineage,
     work: mpsc::Sender<Work>,
 }
 
@@ -74,7 +76,16 @@ impl Stage {
         let types = definition.types(&session.client).await?;
         let rules = definition.rules;
         let effects = Effects { on: definition.pipeline.output.on, replace_is_key: rules.replace_is_key };
-        Ok(Stage { definition, session, types, effects, compiled: Vec::new(), fold: Fold::new(rules), work })
+        Ok(Stage {
+            definition,
+            session,
+            types,
+            effects,
+            compiled: Vec::new(),
+            fold: Fold::new(rules),
+            lineage: Lineage::default(),
+            work,
+        })
     }
 
     /// Handles a batch: whole transactions, or a part of one.
@@ -340,10 +351,7 @@ impl Stage {
         if places.is_empty() {
             return Ok(Ok(Vec::new()));
         }
-        let failed = |e: tokio_postgres::Error| PipelineError::Sql {
-            problem: Box::new(query.problem(&e)),
-            is_transient: error::is_transient(&e),
-        };
+        let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
         let these = places.iter().map(|&at| &*changes[at].1);
         let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
         let mut tuples = Vec::new();
@@ -361,7 +369,11 @@ impl Stage {
         if self.definition.pipeline.sql.load.is_some() {
             return self.emit_load(changes, outcomes).await;
         }
-        for ((_, change), outcome) in changes.iter().zip(outcomes) {
+        for ((xid, change), mut outcome) in changes.iter().zip(outcomes) {
+            if self.rows_may_pass_each_other(change) {
+                let put: Vec<Key> = outcome.rows.iter().filter_map(Row::replace).collect();
+                self.lineage.follow(*xid, change, &mut outcome.left_behind, &put);
+            }
             match self.effects.of(change.operation, outcome) {
                 Outgoing::Rekey(old, row) => self.fold.rekey(old, row),
                 Outgoing::Effect(effect) => self.fold.apply(effect).map_err(|null| self.null_key(null))?,
@@ -371,6 +383,20 @@ impl Stage {
             }
         }
         Ok(())
+    }
+
+    /// Whether two rows can have one output key in the middle of a transaction. Not where the replica identity is the
+    /// key: Postgres takes only a key for it that is checked at once.
+    fn rows_may_pass_each_other(&self, change: &Change) -> bool {
+        let relation = &change.relation;
+        self.effects.replace_is_key
+            && (relation.identity == crate::change::ReplicaIdentity::Full
+                || self.definition.target.as_ref().is_some_and(|target| {
+                    let is_sent = |name: &String| {
+                        relation.column_index(name).is_some_and(|column| relation.is_sent_in_old(column))
+                    };
+                    !target.key.iter().all(is_sent)
+                }))
     }
 
     fn null_key(&self, null: crate::sink::fold::NullKey) -> PipelineError {

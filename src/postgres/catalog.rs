@@ -20,8 +20,8 @@ pub struct TypeName {
     /// The base type as `schema.name`, quoted; without modifiers, so that a cast to it cuts nothing off, and never
     /// a domain, so that NULL can be cast to it.
     pub sql: String,
-    /// The array type over the base type, if an array parameter can carry it: it has one, it is no array itself, and its
-    /// elements are separated by commas.
+    /// The array type over the base type, if an array parameter can carry it: it has one, is no array itself, and no
+    /// composite (which unnest would take apart), and elements are separated by commas.
     pub array_sql: Option<String>,
 }
 
@@ -164,7 +164,7 @@ SELECT a.attname::text, a.atttypmod, a.attnotnull, a.atthasdef, a.attidentity::t
                AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
                AND i.indimmediate) AS is_identity,
        t.oid, bt.oid, bn.nspname::text, bt.typname::text,
-       CASE WHEN bt.typcategory <> 'A' AND bt.typdelim = ',' THEN an.nspname::text END,
+       CASE WHEN bt.typcategory <> 'A' AND bt.typtype <> 'c' AND bt.typdelim = ',' THEN an.nspname::text END,
        ar.typname::text
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid

@@ -131,12 +131,35 @@ pub struct Chain {
     pub files: Vec<(usize, RenderedFile)>,
 }
 
+/// Stands for the values of an old row that aren't sent: NULL when it runs, but in a plan it can be seen.
+pub const UNSENT: &str = "trucker.unsent";
+
 /// The chain over a batch of changes of one operation.
 pub fn over_changes(input: &InputTable, operation: Operation, files: &[RenderedFile]) -> Chain {
-    let uses = Uses::of(input, operation, files);
+    over(input, operation, files, false)
+}
+
+/// The chain over old rows of which it names columns that aren't sent: these are NULL. Whether the result depends on
+/// them is another question, and the caller's to ask.
+pub fn over_partial_rows(input: &InputTable, files: &[RenderedFile]) -> Chain {
+    over(input, Operation::Delete, files, true)
+}
+
+fn over(input: &InputTable, operation: Operation, files: &[RenderedFile], is_partial: bool) -> Chain {
+    let mut uses = Uses::of(input, operation, files, is_partial);
+    let unsent: Vec<usize> = uses.old.iter().copied().filter(|&at| !input.columns[at].in_old).collect();
+    uses.old.retain(|at| !unsent.contains(at));
     let mut batch = Batch::default();
     let new = batch.row(input, &uses.new, (operation != Operation::Delete).then_some(Side::New));
-    let old = batch.row(input, &uses.old, (operation != Operation::Insert).then_some(Side::Old));
+    let mut old = batch.row(input, &uses.old, (operation != Operation::Insert).then_some(Side::Old));
+    if !unsent.is_empty() {
+        let columns = unsent.iter().map(|&at| {
+            let column = &input.columns[at];
+            let name = quote_ident(&column.name);
+            format!(", pg_catalog.current_setting('{UNSENT}', true)::{} AS {name}", column.type_sql)
+        });
+        old = format!("SELECT trucker_sent.*{} FROM ({old}) AS trucker_sent", columns.collect::<String>());
+    }
     // A batch without a single column still has its number of rows.
     if batch.params.is_empty() {
         let key = input.columns.iter().find(|c| c.in_old).or_else(|| input.columns.first());
@@ -152,7 +175,7 @@ pub fn over_changes(input: &InputTable, operation: Operation, files: &[RenderedF
 
 /// The chain over the table itself, as inserts.
 pub fn over_table(input: &InputTable, files: &[RenderedFile]) -> Chain {
-    let uses = Uses::of(input, Operation::Insert, files);
+    let uses = Uses::of(input, Operation::Insert, files, false);
     let new = uses.new.iter().map(|&at| {
         let name = quote_ident(&input.columns[at].name);
         format!("trucker_change.{name} AS {name}")
@@ -192,7 +215,7 @@ struct Uses {
 }
 
 impl Uses {
-    fn of(input: &InputTable, operation: Operation, files: &[RenderedFile]) -> Self {
+    fn of(input: &InputTable, operation: Operation, files: &[RenderedFile], is_partial: bool) -> Self {
         let used = |scope: Scope, name: &str| {
             files
                 .iter()
@@ -205,7 +228,10 @@ impl Uses {
         };
         Uses {
             new: all(&|c| used(Scope::New, &c.name) || !row_is_old && used(Scope::Row, &c.name)),
-            old: all(&|c| c.in_old && (used(Scope::Old, &c.name) || row_is_old && used(Scope::Row, &c.name))),
+            old: all(&|c| {
+                (c.in_old || is_partial)
+                    && (used(Scope::Old, &c.name) || row_is_old && used(Scope::Row, &c.name))
+            }),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::SqlProblem;
-use super::chain::{InputTable, Side, over_changes, over_table};
-use super::query::{CompileError, CopyQuery, Query, Types, nearest, prepare, prepare_copy};
+use super::chain::{InputTable, Side, over_changes, over_partial_rows, over_table};
+use super::query::{CompileError, CopyQuery, Query, Types, nearest, prepare, prepare_copy, prepare_some};
 use super::render::{RenderedFile, Scene, render_file};
 use super::scan::Scope;
 use crate::change::{Operation, Relation};
@@ -172,12 +172,11 @@ impl Compiler<'_> {
         }
     }
 
-    fn checked(
+    fn render(
         &self,
         input: &InputTable,
         operation: Operation,
         file: &SqlFile,
-        is_transform: bool,
     ) -> Result<RenderedFile, CompileError> {
         let table = TableName { schema: self.source.schema.clone(), table: self.source.table.clone() };
         let scene = Scene {
@@ -191,6 +190,17 @@ impl Compiler<'_> {
         };
         let rendered = render_file(file, &scene)?;
         rendered.expect_one_statement()?;
+        Ok(rendered)
+    }
+
+    fn checked(
+        &self,
+        input: &InputTable,
+        operation: Operation,
+        file: &SqlFile,
+        is_transform: bool,
+    ) -> Result<RenderedFile, CompileError> {
+        let rendered = self.render(input, operation, file)?;
         let mut problems = Vec::new();
         for reference in &rendered.references {
             let Some(name) = reference.column.as_deref() else { continue };
@@ -304,7 +314,7 @@ impl Compiler<'_> {
     }
 
     fn config_problem(&self, message: String, help: Option<String>) -> SqlProblem {
-        SqlProblem { path: self.config_path().to_owned(), place: None, message, help }
+        SqlProblem { path: self.config_path().to_owned(), place: None, message, help, is_refusal: false }
     }
 
     /// How the rows of an old row are found (contract, section 4): delete.sql, else transform.sql as far as the
@@ -316,11 +326,20 @@ impl Compiler<'_> {
             Ok(Files::Plain) => return self.removal_by_name(input).await,
             // A transform that can't be run over an old row is no mistake, unless it says `old` itself.
             Err(CompileError::Problems(_)) if !has_own && !self.transform_names_old(input)? => {
-                return self.removal_by_name(input).await;
+                return self.removal_by_partial_row(input).await;
             }
             Err(error) => return Err(error),
         };
-        let query = prepare(self.client, over_changes(input, Operation::Delete, &files), &self.types).await?;
+        let chain = over_changes(input, Operation::Delete, &files);
+        let query = prepare_some(self.client, chain, &self.types, |name| self.identifies(name)).await?;
+        self.removal_by_query(input, query)
+    }
+
+    fn identifies(&self, column: &str) -> bool {
+        self.replace.iter().any(|name| name == column)
+    }
+
+    fn removal_by_query(&self, input: &InputTable, query: Query) -> Result<Removal, CompileError> {
         let place = |name: &String| {
             let returned = query.columns.iter().position(|c| c.name == *name);
             (returned, self.old_cell(name).filter(|_| self.is_same_type(name)))
@@ -330,6 +349,20 @@ impl Compiler<'_> {
             return Err(self.untraceable(input).into());
         }
         Ok(Removal::Query { query: Box::new(query), columns })
+    }
+
+    /// transform.sql names columns of the old row that aren't sent. That does no harm where what identifies the rows
+    /// doesn't depend on them: neither by value nor by which rows there are.
+    async fn removal_by_partial_row(&self, input: &InputTable) -> Result<Removal, CompileError> {
+        let Some(transform) = &self.pipeline.sql.transform else { return self.removal_by_name(input).await };
+        let file = self.render(input, Operation::Delete, transform)?;
+        let chain = over_partial_rows(input, &[file]);
+        let query = prepare_some(self.client, chain, &self.types, |name| self.identifies(name)).await?;
+        let tells_all = query.columns.len() == self.replace.len();
+        if !tells_all || query.needs_unsent(self.client).await? {
+            return self.removal_by_name(input).await;
+        }
+        self.removal_by_query(input, query)
     }
 
     fn transform_names_old(&self, input: &InputTable) -> Result<bool, CompileError> {

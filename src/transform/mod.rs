@@ -25,6 +25,8 @@ pub struct SqlProblem {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// The cure is on a server, and the files are fine: a right is missing.
+    pub is_refusal: bool,
 }
 
 impl std::fmt::Display for SqlProblem {

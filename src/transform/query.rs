@@ -72,9 +72,15 @@ pub struct CopyQuery {
     pub sql: String,
     /// Result columns.
     pub columns: Vec<ResultColumn>,
+    chain: Chain,
 }
 
 impl CopyQuery {
+    /// A run-time error in the words of a problem.
+    pub fn problem(&self, failure: &tokio_postgres::Error) -> SqlProblem {
+        problem_at(failure, None, &self.chain.files)
+    }
+
     /// Whether the rows can travel in binary form.
     pub fn is_binary(&self) -> bool {
         self.columns.iter().all(|c| c.is_portable)
@@ -83,7 +89,19 @@ impl CopyQuery {
 
 /// Prepares a chain over changes.
 pub async fn prepare(client: &Client, chain: Chain, types: &Types) -> Result<Query, CompileError> {
-    let columns = result_columns(client, &chain, types).await?;
+    prepare_some(client, chain, types, |_| true).await
+}
+
+/// The same, with those of its result columns only that are `wanted`: what the others alone need, the planner leaves
+/// out.
+pub async fn prepare_some(
+    client: &Client,
+    chain: Chain,
+    types: &Types,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Query, CompileError> {
+    let mut columns = result_columns(client, &chain, types).await?;
+    columns.retain(|c| wanted(&c.column.name));
     let values = columns.iter().map(|c| format!(", {}", c.text_sql)).collect::<String>();
     let select = format!("SELECT trucker_change.n{values}\n");
     let sql = format!("{select}{}\nORDER BY trucker_change.n", chain.from);
@@ -101,10 +119,24 @@ pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Resul
     let select = format!("SELECT {}\n", values.join(", "));
     let sql = format!("{select}{}", chain.from);
     client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
-    Ok(CopyQuery { sql, columns: columns.into_iter().map(|c| c.column).collect() })
+    Ok(CopyQuery { sql, columns: columns.into_iter().map(|c| c.column).collect(), chain })
 }
 
 impl Query {
+    /// Whether the result depends on values that aren't sent (see [`super::chain::UNSENT`]): asked of the planner, which
+    /// keeps of a query only what its result needs.
+    pub async fn needs_unsent(&self, client: &Client) -> Result<bool, CompileError> {
+        let values: Vec<String> =
+            self.columns.iter().map(|c| format!("trucker_result.{}", quote_ident(&c.name))).collect();
+        let mut from = self.chain.from.clone();
+        for place in (1..=self.chain.params.len()).rev() {
+            from = from.replace(&format!("${place}::"), "'{}'::");
+        }
+        let sql = format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT {}\n{from}", values.join(", "));
+        let plan = client.query(&sql, &[]).await?;
+        Ok(plan.iter().any(|row| row.get::<_, String>(0).contains(super::chain::UNSENT)))
+    }
+
     /// A run-time error in the words of a problem: which file, and where if the server says so.
     pub fn problem(&self, failure: &tokio_postgres::Error) -> SqlProblem {
         let at = position(failure, None).and_then(|at| at.checked_sub(self.chain_start));
@@ -244,7 +276,9 @@ fn problem_at(
     match (found, files.last()) {
         (Some(((start, file), at)), _) => file.problem(Some(at - start), message, None),
         (None, Some((_, file))) => file.problem(None, message, None),
-        (None, None) => SqlProblem { path: Default::default(), place: None, message, help: None },
+        (None, None) => {
+            SqlProblem { path: Default::default(), place: None, message, help: None, is_refusal: false }
+        }
     }
 }
 

@@ -69,7 +69,7 @@ impl RenderedFile {
         help: Option<String>,
     ) -> SqlProblem {
         let place = offset.map(|offset| self.place(offset));
-        SqlProblem { path: self.file.path.clone(), place, message: message.into(), help }
+        SqlProblem { path: self.file.path.clone(), place, message: message.into(), help, is_refusal: false }
     }
 
     /// The template's place of a byte offset in the rendered text.
@@ -105,7 +105,13 @@ pub fn render_file(file: &SqlFile, scene: &Scene<'_>) -> Result<RenderedFile, Sq
     let env = environment();
     let rendered = template::render(&env, "file.sql", &file.text, context(scene)).map_err(|error| {
         let place = error.place;
-        SqlProblem { path: file.path.clone(), place, message: error.message, help: error.help }
+        SqlProblem {
+            path: file.path.clone(),
+            place,
+            message: error.message,
+            help: error.help,
+            is_refusal: false,
+        }
     })?;
     let Scanned { references, end, second_statement, is_empty } = scan(&rendered.text);
     let rendered = RenderedFile { file: file.clone(), rendered, references, end, second_statement };
