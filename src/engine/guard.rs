@@ -117,7 +117,8 @@ impl Guard {
             .filter(|t| found.table(t.oid).is_none())
             .map(|t| format!("{}.{}", t.schema, t.table))
             .collect();
-        if before.oid != found.oid || found.alteration.is_some() || !lost.is_empty() {
+        let is_narrowed = found.tables.iter().any(|table| table.is_narrowed);
+        if before.oid != found.oid || found.alteration.is_some() || is_narrowed || !lost.is_empty() {
             return Ok(Some(format!(
                 "connection {connection}: publication {name} was altered or made anew{}{}: changes may be missing from now on",
                 if lost.is_empty() { "" } else { ", and doesn't have these tables any more: " },

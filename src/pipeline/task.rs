@@ -24,6 +24,8 @@ use super::state::{Phase, State};
 /// First and longest pause before another try.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How often the output hears from a transaction that waits for the source's SQL.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Writes that may wait for the output.
 const WORK_MAX: usize = 2;
 
@@ -189,7 +191,15 @@ impl Task {
         pause: &mut Duration,
     ) -> Checked<()> {
         let name = &self.definition.pipeline.name;
-        while let Some(work) = work.recv().await {
+        loop {
+            let work = tokio::select! {
+                work = work.recv() => work,
+                () = tokio::time::sleep(KEEP_ALIVE), if writer.is_open() => {
+                    writer.keep_alive().await?;
+                    continue;
+                }
+            };
+            let Some(work) = work else { return Ok(()) };
             match work {
                 Work::Writes(writes) => writer.write(&writes).await?,
                 Work::Load(load, rows) => {
@@ -207,7 +217,6 @@ impl Task {
                 }
             }
         }
-        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ pub enum Purpose {
     Control,
 }
 
-const SETTINGS: [(&str, &str); 14] = [
+const SETTINGS: [(&str, &str); 17] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -28,14 +28,25 @@ const SETTINGS: [(&str, &str); 14] = [
     ("lock_timeout", "0"),
     ("idle_session_timeout", "0"),
     ("standard_conforming_strings", "on"),
+    // Off, a NULL in an array parameter would be read as a text.
+    ("array_nulls", "on"),
+    ("transform_null_equals", "off"),
+    ("default_transaction_isolation", "read committed"),
     ("xmlbinary", "base64"),
     ("xmloption", "content"),
     ("client_min_messages", "warning"),
 ];
 
 /// Those of which a difference would change data.
-const VERIFIED: [&str; 6] =
-    ["DateStyle", "IntervalStyle", "TimeZone", "bytea_output", "extra_float_digits", "row_security"];
+const VERIFIED: [&str; 7] = [
+    "DateStyle",
+    "IntervalStyle",
+    "TimeZone",
+    "bytea_output",
+    "extra_float_digits",
+    "row_security",
+    "array_nulls",
+];
 
 /// The startup packet's `options` for an ordinary connection.
 pub(super) fn options(purpose: Purpose) -> String {

@@ -145,6 +145,8 @@ pub async fn claim(
          VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7)
          ON CONFLICT (project, pipeline) DO UPDATE
          SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table,
+             system_identifier = excluded.system_identifier, slot = excluded.slot,
+             source_database = excluded.source_database,
              updated_at = pg_catalog.now()
          RETURNING {COLUMNS}"
     );

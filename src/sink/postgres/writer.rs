@@ -101,6 +101,17 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether a transaction is open.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Shows the server that a transaction that waits for more rows is not a stopped process's: such a one it ends
+    /// after `idle_in_transaction_session_timeout`, so that another process can take over.
+    pub async fn keep_alive(&self) -> Result<(), SinkError> {
+        self.client().batch_execute("SELECT").await.map_err(SinkError::at("keeping a transaction open"))
+    }
+
     /// Undoes the open transaction, if there is one.
     pub async fn roll_back(&mut self) -> Result<(), SinkError> {
         if std::mem::take(&mut self.is_open) {
