@@ -33,7 +33,7 @@ use route::{Reader, Router};
 use source::{SourceError, SourceTask};
 
 /// Bytes that all queues together may hold.
-const QUEUES_BYTES: usize = 24 << 20;
+const QUEUES_BYTES: usize = 10 << 20;
 const QUEUE_BYTES_MIN: usize = 512 * 1024;
 /// How long pipelines may take to finish their batch when the process is to end.
 const GRACE: Duration = Duration::from_secs(20);

@@ -148,9 +148,9 @@ async fn fill_by_load(
         writer.create_relation(&load.relation, &load.columns).await?;
         let mut into = writer.copy_into(&load.relation, &load.columns).await?;
         let rows = pipe(source, &copy, &mut into, false, &definition.pipeline.name).await?;
-        if rows > 0 {
-            writer.run_file(&load.sql, &load_path(definition)).await?;
-        }
+        writer
+            .load_run(&load.relation, if rows > 0 { &load.sql } else { "SELECT" }, &load_path(definition))
+            .await?;
         tracing::info!(event = "backfilled", pipeline = %definition.pipeline.name, rows, "backfill done");
     }
     Ok(())

@@ -53,6 +53,18 @@ impl Effects {
         }
     }
 
+    /// What the rows of an operation do when what was there has been seen to already.
+    pub fn of_rows(&self, operation: Operation, rows: Vec<Row>) -> Effect {
+        act(
+            match operation {
+                Operation::Insert => self.on.insert,
+                Operation::Update => self.on.update,
+                Operation::Delete => self.on.delete,
+            },
+            rows,
+        )
+    }
+
     fn update(&self, outcome: Outcome) -> Outgoing {
         let Outcome { rows, left_behind, retired } = outcome;
         let replaces = matches!(self.on.update, Action::Upsert | Action::Update);

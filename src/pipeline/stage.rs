@@ -17,15 +17,17 @@ use crate::transform::{resolve, run, visibility};
 
 use super::compiled::{Compiled, Load};
 use super::definition::{Checked, Definition};
-use super::effect::{Effects, Outcome, Outgoing, direct_key, direct_row, removal_key};
+use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
 
+mod emit;
+
 /// Rows of a result that a batch may gather before it is cut in halves.
-const RESULT_BYTES_MAX: usize = 12 << 20;
+const RESULT_BYTES_MAX: usize = 6 << 20;
 /// Writes that are handed on at once.
-const WRITE_BYTES_MAX: usize = 6 << 20;
+const WRITE_BYTES_MAX: usize = 3 << 20;
 
 /// For the second half.
 #[derive(Debug)]
@@ -33,7 +35,9 @@ pub enum Work {
     /// Default writes.
     Writes(Vec<Write>),
     /// Rows for load.sql.
-    Load(Load, Vec<Tuple>),
+    LoadRows(Load, Vec<Tuple>),
+    /// load.sql over the rows since the last run.
+    LoadRun(Load),
     /// truncate.sql.
     Truncate(String),
     /// The transactions so far are complete up to there.
@@ -49,6 +53,8 @@ pub struct Stage {
     compiled: Vec<Arc<Compiled>>,
     fold: Fold,
     lineage: Lineage,
+    /// Rows have gone to load.sql since it last ran.
+    has_load_rows: bool,
     work: mpsc::Sender<Work>,
 }
 
@@ -84,6 +90,7 @@ impl Stage {
             compiled: Vec::new(),
             fold: Fold::new(rules),
             lineage: Lineage::default(),
+            has_load_rows: false,
             work,
         })
     }
@@ -168,9 +175,9 @@ impl Stage {
                 let rest = changes.split_off(run_length(&changes));
                 todo.push(rest);
             }
-            let limit = if changes.len() > 1 { RESULT_BYTES_MAX } else { usize::MAX };
-            match self.segment(&mut changes, limit).await? {
+            match self.segment(&mut changes).await? {
                 Ok(outcomes) => self.emit(&changes, outcomes).await?,
+                Err(Overflow) if changes.len() == 1 => self.large_change(&mut changes).await?,
                 Err(Overflow) => {
                     let second = changes.split_off(changes.len() / 2);
                     todo.push(second);
@@ -181,22 +188,14 @@ impl Stage {
         Ok(())
     }
 
-    async fn segment(
-        &mut self,
-        changes: &mut [(u32, Arc<Change>)],
-        bytes_max: usize,
-    ) -> Checked<Answer<Vec<Outcome>>> {
+    async fn segment(&mut self, changes: &mut [(u32, Arc<Change>)]) -> Checked<Answer<Vec<Outcome>>> {
         let groups = self.groups(changes).await?;
         let needs_source = groups.iter().any(|group| group.needs_source(self.effects, changes));
         if needs_source {
-            let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
-            let xids: Vec<u32> = xids.into_iter().collect();
-            visibility::begin_after(&self.session.client, &xids)
-                .await
-                .map_err(PipelineError::source("opening a snapshot"))?;
+            self.begin_snapshot(changes).await?;
         }
         let mut outcomes = vec![Outcome::default(); changes.len()];
-        let mut budget = bytes_max;
+        let mut budget = RESULT_BYTES_MAX;
         for group in &groups {
             if self.group(group, changes, &mut outcomes, &mut budget).await?.is_err() {
                 self.end_snapshot().await?;
@@ -207,6 +206,13 @@ impl Stage {
             self.end_snapshot().await?;
         }
         Ok(Ok(outcomes))
+    }
+
+    async fn begin_snapshot(&self, changes: &[(u32, Arc<Change>)]) -> Checked<()> {
+        let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
+        let xids: Vec<u32> = xids.into_iter().collect();
+        let begun = visibility::begin_after(&self.session.client, &xids).await;
+        begun.map_err(PipelineError::source("opening a snapshot"))
     }
 
     async fn end_snapshot(&self) -> Checked<()> {
@@ -244,17 +250,26 @@ impl Stage {
         budget: &mut usize,
     ) -> Checked<Answer<()>> {
         let gone = self.resolve(group, changes).await?;
-        let transform = &group.compiled.transform;
-        let (operation, update) = (group.operation, group.operation == Operation::Update);
-        let rows = self.rows(group, operation, changes, &gone, budget).await?;
+        let rows = self.rows(group, group.operation, changes, &gone, budget).await?;
         let Ok(rows) = rows else { return Ok(Err(Overflow)) };
         for (at, row) in rows {
             outcomes[at].rows.push(row);
         }
-        if operation == Operation::Insert {
+        self.removals(group, changes, outcomes, budget).await
+    }
+
+    /// What the rows before leave behind in the output.
+    async fn removals(
+        &self,
+        group: &Group,
+        changes: &[(u32, Arc<Change>)],
+        outcomes: &mut [Outcome],
+        budget: &mut usize,
+    ) -> Checked<Answer<()>> {
+        if group.operation == Operation::Insert {
             return Ok(Ok(()));
         }
-        match &transform.removal {
+        match &group.compiled.transform.removal {
             Removal::None => {}
             Removal::ByName(direct) => {
                 for &at in &group.places {
@@ -276,7 +291,7 @@ impl Stage {
                     outcomes[at].left_behind.extend(keys);
                 }
             }
-            Removal::Rows if update => {
+            Removal::Rows if group.operation == Operation::Update => {
                 let rows = self.rows(group, Operation::Delete, changes, &[], budget).await?;
                 let Ok(rows) = rows else { return Ok(Err(Overflow)) };
                 for (at, row) in rows {
@@ -363,63 +378,6 @@ impl Stage {
             tuples.push((places[n], tuple));
         }
         Ok(Ok(tuples))
-    }
-
-    async fn emit(&mut self, changes: &[(u32, Arc<Change>)], outcomes: Vec<Outcome>) -> Checked<()> {
-        if self.definition.pipeline.sql.load.is_some() {
-            return self.emit_load(changes, outcomes).await;
-        }
-        for ((xid, change), mut outcome) in changes.iter().zip(outcomes) {
-            if self.rows_may_pass_each_other(change) {
-                let put: Vec<Key> = outcome.rows.iter().filter_map(Row::replace).collect();
-                self.lineage.follow(*xid, change, &mut outcome.left_behind, &put);
-            }
-            match self.effects.of(change.operation, outcome) {
-                Outgoing::Rekey(old, row) => self.fold.rekey(old, row),
-                Outgoing::Effect(effect) => self.fold.apply(effect).map_err(|null| self.null_key(null))?,
-            }
-            if self.fold.size() > WRITE_BYTES_MAX {
-                self.flush().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether two rows can have one output key in the middle of a transaction. Not where the replica identity is the
-    /// key: Postgres takes only a key for it that is checked at once.
-    fn rows_may_pass_each_other(&self, change: &Change) -> bool {
-        let relation = &change.relation;
-        self.effects.replace_is_key
-            && (relation.identity == crate::change::ReplicaIdentity::Full
-                || self.definition.target.as_ref().is_some_and(|target| {
-                    let is_sent = |name: &String| {
-                        relation.column_index(name).is_some_and(|column| relation.is_sent_in_old(column))
-                    };
-                    !target.key.iter().all(is_sent)
-                }))
-    }
-
-    fn null_key(&self, null: crate::sink::fold::NullKey) -> PipelineError {
-        let key = self.definition.target.as_ref().map(|target| target.key.join(", "));
-        crate::sink::postgres::SinkError::NullKey(null, key.unwrap_or_default()).into()
-    }
-
-    /// The rows of a run of changes with the same operation, to load.sql.
-    async fn emit_load(&mut self, changes: &[(u32, Arc<Change>)], outcomes: Vec<Outcome>) -> Checked<()> {
-        let Some((_, first)) = changes.first() else { return Ok(()) };
-        let compiled = self.compiled(&first.relation.clone()).await?;
-        let Some(load) = compiled.loads[first.operation as usize].clone() else { return Ok(()) };
-        let layout = compiled.layouts[first.operation as usize].clone();
-        let cells: Vec<usize> = layout.iter().flat_map(|l| l.columns.iter().map(|(_, cell)| *cell)).collect();
-        let is_whole = |tuple: &Tuple| tuple.len() == cells.len() && cells.iter().copied().eq(0..cells.len());
-        let rows = outcomes.into_iter().flat_map(|outcome| outcome.rows).map(|row| {
-            if is_whole(&row.tuple) {
-                return row.tuple;
-            }
-            cells.iter().map(|&cell| row.tuple.cell(cell)).collect()
-        });
-        let rows: Vec<Tuple> = rows.collect();
-        if rows.is_empty() { Ok(()) } else { self.hand_on(Work::Load(load, rows)).await }
     }
 }
 

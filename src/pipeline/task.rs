@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often the output hears from a transaction that waits for the source's SQL.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Writes that may wait for the output.
-const WORK_MAX: usize = 2;
+const WORK_MAX: usize = 1;
 
 /// A request to be sent everything from an LSN on.
 #[derive(Debug)]
@@ -202,9 +202,11 @@ impl Task {
             let Some(work) = work else { return Ok(()) };
             match work {
                 Work::Writes(writes) => writer.write(&writes).await?,
-                Work::Load(load, rows) => {
-                    let what = backfill::load_path(&self.definition);
-                    writer.load(&load.relation, &load.columns, &rows, &load.sql, &what).await?;
+                Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
+                Work::LoadRun(load) => {
+                    writer
+                        .load_run(&load.relation, &load.sql, &backfill::load_path(&self.definition))
+                        .await?;
                 }
                 Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
                 Work::Complete(end) => {

@@ -27,6 +27,8 @@ pub struct Writer {
     loaded_lsn: Option<Lsn>,
     seam: Option<Seam>,
     is_open: bool,
+    /// The temporary table that load.sql's rows are gathering in.
+    loading: Option<String>,
     statements: HashMap<Shape, Option<Statement>>,
 }
 
@@ -55,6 +57,7 @@ impl Writer {
             loaded_lsn: claimed.loaded_lsn,
             seam: claimed.seam,
             is_open: false,
+            loading: None,
             statements: HashMap::new(),
         }
     }
@@ -218,16 +221,17 @@ impl Writer {
         self.client().execute(statement, &params).await.map_err(SinkError::at(what))
     }
 
-    /// Gives load.sql its rows in a temporary table of that name and runs it, in the open transaction.
-    pub async fn load(
+    /// Adds rows to the temporary table of that name, which load.sql reads; makes it first where it isn't there.
+    pub async fn load_rows(
         &mut self,
         relation: &str,
         columns: &[LoadColumn],
         rows: &[Tuple],
-        sql: &str,
-        what: &str,
     ) -> Result<(), SinkError> {
-        self.create_relation(relation, columns).await?;
+        if self.loading.as_deref() != Some(relation) {
+            self.create_relation(relation, columns).await?;
+            self.loading = Some(relation.to_owned());
+        }
         let mut copy = self.copy_into(relation, columns).await?;
         let mut buffer = Vec::with_capacity(64 * 1024);
         for tuple in rows {
@@ -238,8 +242,18 @@ impl Writer {
             }
         }
         copy.send(Bytes::from(buffer)).await.map_err(SinkError::at("handing rows to load.sql"))?;
-        copy.as_mut().finish().await.map_err(SinkError::at("handing rows to load.sql"))?;
-        self.run_file(sql, what).await
+        copy.as_mut().finish().await.map(drop).map_err(SinkError::at("handing rows to load.sql"))
+    }
+
+    /// Runs load.sql over the rows of a run, and drops their table.
+    pub async fn load_run(&mut self, relation: &str, sql: &str, what: &str) -> Result<(), SinkError> {
+        self.run_file(sql, what).await?;
+        self.loading = None;
+        let drop = format!("DROP TABLE pg_temp.{relation}");
+        self.client()
+            .batch_execute(&drop)
+            .await
+            .map_err(SinkError::at("dropping the temporary table of load.sql"))
     }
 
     /// Makes the relation that load.sql reads, empty.
@@ -247,10 +261,7 @@ impl Writer {
         self.begin().await?;
         let columns: Vec<String> =
             columns.iter().map(|c| format!("{} {}", quote_ident(&c.name), c.type_sql)).collect();
-        let sql = format!(
-            "DROP TABLE IF EXISTS pg_temp.{relation}; CREATE TEMPORARY TABLE {relation} ({}) ON COMMIT DROP",
-            columns.join(", ")
-        );
+        let sql = format!("CREATE TEMPORARY TABLE {relation} ({}) ON COMMIT DROP", columns.join(", "));
         let what = "making the temporary table for load.sql (needs TEMPORARY on the output database)";
         self.client().batch_execute(&sql).await.map_err(SinkError::at(what))
     }
