@@ -12,7 +12,7 @@
 //! * [`sink`]: rows and checkpoint into the output, in one transaction.
 //! * [`pipeline`]: one pipeline: backfill, batches, its own troubles.
 //! * [`engine`]: a whole project: the only place where all of these meet.
-//! * [`observe`]: logs.
+//! * [`observe`]: what it says meanwhile, without secrets.
 //! * [`sandbox`]: throwaway Postgres servers for the demo and the tests.
 //! * [`cli`]: the commands.
 

@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "engine",
         &["change", "checkpoint", "config", "postgres", "source", "transform", "sink", "pipeline", "observe"],
     ),
-    ("observe", &["change"]),
+    ("observe", &["change", "config"]),
     ("sandbox", &[]),
     (
         "cli",

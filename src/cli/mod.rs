@@ -4,7 +4,7 @@ mod check;
 mod demo;
 mod run;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Reads the project and starts logging; on failure, what is wrong has been said.
-fn load(dir: &PathBuf, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
+fn load(dir: &Path, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
     match config::load(dir) {
         Ok(loaded) => {
             log::start(format, loaded.secrets.clone());

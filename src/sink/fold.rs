@@ -29,6 +29,9 @@ pub struct Rules {
     pub is_ordered: bool,
 }
 
+/// A key whose rows go, and the keys of those that stay.
+type Removal = (Key, Vec<Key>);
+
 /// What one change does: first the removals, then the puts.
 #[derive(Debug, Clone, Default)]
 pub struct Effect {
@@ -67,7 +70,7 @@ struct Entry {
 struct Segment {
     keys: HashSet<Key>,
     replaced: HashSet<Key>,
-    deletes: Vec<(By, Vec<(Key, Vec<Key>)>)>,
+    deletes: Vec<(By, Vec<Removal>)>,
     puts: Vec<Write>,
     /// Keys put since the last removal. Such a row may stand under another `replace` value in the table still, from
     /// where a later removal, which goes first, must not take it.

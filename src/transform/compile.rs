@@ -345,7 +345,7 @@ impl Compiler<'_> {
             (returned, self.old_cell(name).filter(|_| self.is_same_type(name)))
         };
         let columns: Vec<_> = self.replace.iter().map(place).collect();
-        if columns.iter().any(|place| *place == (None, None)) {
+        if columns.contains(&(None, None)) {
             return Err(self.untraceable(input).into());
         }
         Ok(Removal::Query { query: Box::new(query), columns })

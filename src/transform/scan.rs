@@ -107,7 +107,7 @@ fn reference(tokens: &[(Token, Range<usize>)], at: usize) -> Option<Reference> {
         Some(Token::Number) => true,
         _ => false,
     };
-    (scope != Scope::Row || !is_keyword).then(|| Reference { scope, column: None, offset: span.start })
+    (scope != Scope::Row || !is_keyword).then_some(Reference { scope, column: None, offset: span.start })
 }
 
 struct Tokens<'a> {
