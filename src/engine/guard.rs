@@ -114,14 +114,18 @@ impl Guard {
         let lost: Vec<String> = before
             .tables
             .iter()
-            .filter(|t| found.table(t.oid).is_none())
+            .filter(|t| found.table(t.oid).is_none_or(|now| now.entry_oid != t.entry_oid))
             .map(|t| format!("{}.{}", t.schema, t.table))
             .collect();
         let is_narrowed = found.tables.iter().any(|table| table.is_narrowed);
         if before.oid != found.oid || found.alteration.is_some() || is_narrowed || !lost.is_empty() {
             return Ok(Some(format!(
                 "connection {connection}: publication {name} was altered or made anew{}{}: changes may be missing from now on",
-                if lost.is_empty() { "" } else { ", and doesn't have these tables any more: " },
+                if lost.is_empty() {
+                    ""
+                } else {
+                    ", and doesn't have these tables any more, or not without a gap: "
+                },
                 lost.join(", ")
             )));
         }

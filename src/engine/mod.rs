@@ -235,7 +235,7 @@ impl Running {
     fn note(&mut self, event: Result<Event, tokio::task::JoinError>) {
         match event {
             Ok(Event::Pipeline(place, outcome)) => {
-                self.pipelines_left -= 1;
+                self.pipelines_left = self.pipelines_left.saturating_sub(1);
                 let Err(stopped) = outcome else { return };
                 self.failures += 1;
                 self.is_fenced |= stopped.error.is_fenced();
@@ -262,21 +262,14 @@ impl Running {
         self.failures += 1;
         // Its pipelines end by themselves: nobody takes them into a stream any more.
         self.stop_sources[place].send_replace(true);
-        self.pipelines_left =
-            self.pipelines_left.min(self.pipelines.iter().filter(|(_, source, ..)| *source != place).count());
     }
 
     /// Lets pipelines finish what they are at, then sources confirm it.
     async fn end(mut self) -> Ended {
         self.stop_pipelines.send_replace(true);
         let finished = tokio::time::timeout(GRACE, async {
-            let mut left = self.pipelines.len();
-            while left > 0 {
+            while self.pipelines_left > 0 {
                 let Some(event) = self.tasks.join_next().await else { break };
-                left -= usize::from(matches!(event, Ok(Event::Pipeline(..))));
-                if left == 0 || self.pipelines_left == 0 {
-                    break;
-                }
                 self.note(event);
             }
         });

@@ -97,7 +97,11 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
         if of_source.is_empty() {
             continue;
         }
-        match reach(connection, project).await {
+        let taken: Vec<(String, String)> = sources
+            .iter()
+            .map(|s: &PreparedSource| (s.identity.system_identifier.clone(), s.slot_name.clone()))
+            .collect();
+        match reach(connection, project, &taken).await {
             Ok(mut source) => {
                 check_capacity(&source, &mut findings).await?;
                 check_pipelines(project, &name, &mut source, &outputs, &of_source, &mut findings).await?;
@@ -123,7 +127,11 @@ fn postgres<'a>(project: &'a Project, name: &str) -> Option<&'a PostgresConnecti
 }
 
 /// Connects to a source and sees whether it can be one at all.
-async fn reach(connection: &PostgresConnection, project: &Project) -> Result<PreparedSource, EngineError> {
+async fn reach(
+    connection: &PostgresConnection,
+    project: &Project,
+    taken: &[(String, String)],
+) -> Result<PreparedSource, EngineError> {
     let name = connection.name.as_str();
     if connection.replica.is_some() {
         return Err(EngineError::server(format!(
@@ -156,7 +164,9 @@ async fn reach(connection: &PostgresConnection, project: &Project) -> Result<Pre
     }
     let identity =
         fetch_server_identity(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
-    let slot_name = slot_name(client, version, connection, project).await?;
+    let is_taken =
+        |name: &str| taken.iter().any(|(id, slot)| *id == identity.system_identifier && slot == name);
+    let slot_name = slot_name(client, version, connection, project, is_taken).await?;
     let slot =
         slot::fetch(client, version, &slot_name).await.map_err(EngineError::at(name, "reading slots"))?;
     let publication = publication::fetch(client, version, &slot_name)
@@ -181,6 +191,7 @@ async fn slot_name(
     version: u32,
     connection: &PostgresConnection,
     project: &Project,
+    is_taken: impl Fn(&str) -> bool,
 ) -> Result<String, EngineError> {
     let base = project.slot_name();
     let other: String = connection
@@ -194,6 +205,9 @@ async fn slot_name(
     let is_ours = |slot: &Option<Slot>| {
         slot.as_ref().is_some_and(|s| s.database.as_deref() == Some(&connection.database))
     };
+    if is_taken(&base) {
+        return Ok(longer);
+    }
     let of_base = slot::fetch(client, version, &base).await.map_err(at())?;
     if of_base.is_none() || is_ours(&of_base) || of_base.as_ref().is_some_and(|s| s.database.is_none()) {
         let of_longer = slot::fetch(client, version, &longer).await.map_err(at())?;
@@ -273,7 +287,9 @@ async fn check_pipeline(
                 p.output.connection == pipeline.output.connection && p.output.table.as_ref() == Some(table)
             });
             let client = &output.1.client;
-            same.count() == 1 && !checkpoint::has_other_writers(client, &key, &table.to_string()).await?
+            let names: Vec<String> = project.pipelines.iter().map(|p| p.name.clone()).collect();
+            same.count() == 1
+                && !checkpoint::has_other_writers(client, &key, &table.to_string(), &names).await?
         }
     };
     let definition = Definition::check(

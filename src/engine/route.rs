@@ -60,6 +60,8 @@ pub struct Router {
     touched: Vec<usize>,
     /// Everything that commits before this has been routed.
     boundary: Lsn,
+    /// Where the stream was when it last had to go back.
+    was_at: Lsn,
 }
 
 impl Router {
@@ -78,6 +80,12 @@ impl Router {
         self.boundary
     }
 
+    /// Whether the stream went back for somebody, and hasn't come to where it was before. Who wants it to go back again
+    /// waits for that: otherwise one pipeline that keeps stumbling would keep the others from ever getting further.
+    pub fn is_going_back(&self) -> bool {
+        self.boundary < self.was_at
+    }
+
     /// Takes a pipeline in. Answers whether the stream has to start again from further back.
     pub fn attach(&mut self, attach: Attach) -> bool {
         self.attached.retain(|a| a.reader.place != attach.pipeline && !a.queue.is_closed());
@@ -86,6 +94,9 @@ impl Router {
             return false;
         };
         let must_go_back = attach.from < self.boundary;
+        if must_go_back {
+            self.was_at = self.was_at.max(self.boundary);
+        }
         self.attached.push(Attached {
             reader,
             queue: attach.queue,

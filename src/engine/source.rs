@@ -155,7 +155,7 @@ impl SourceTask {
             tokio::select! {
                 biased;
                 () = ended(&mut self.shutdown) => return Ok(Next::End),
-                attach = self.attach.recv(), if is_between => match attach {
+                attach = self.attach.recv(), if is_between && !self.router.is_going_back() => match attach {
                     None => return Ok(Next::End),
                     Some(attach) => if self.router.attach(attach) {
                         return Ok(Next::Restart);

@@ -47,7 +47,7 @@ pub enum PipelineError {
     },
     /// A value that the SQL needs wasn't sent and can't be read any more.
     #[error(
-        "an update of {table} left out a large value that load.sql's rows need, and the row has gone since. Have whole rows \
+        "an update of {table} left out a large value that its rows need, and the row has gone since. Have whole rows \
          sent: ALTER TABLE {table} REPLICA IDENTITY FULL"
     )]
     ValueGone {
@@ -57,6 +57,20 @@ pub enum PipelineError {
     /// The input table isn't there, or isn't the one that the pipeline was following.
     #[error("{0}")]
     Input(String),
+    /// The output has lost rows that the slot was told are loaded.
+    #[error(
+        "the output stands at {loaded}, but it had loaded up to {told}, and the source may have removed what lies between: \
+         the output was restored from a backup, or failed over to a server that lacked the last transactions. Fill the \
+         pipeline anew: trucker backfill {pipeline}"
+    )]
+    Rewound {
+        /// Which pipeline.
+        pipeline: String,
+        /// What the output says.
+        loaded: Lsn,
+        /// What it said before.
+        told: Lsn,
+    },
     /// The stream broke in the middle of a transaction.
     #[error("the stream from the source broke off inside a transaction")]
     StreamBroke,
@@ -87,6 +101,7 @@ impl PipelineError {
             PipelineError::Sink(error) => error.is_transient(),
             PipelineError::StreamBroke => true,
             PipelineError::Problems(_)
+            | PipelineError::Rewound { .. }
             | PipelineError::Truncated { .. }
             | PipelineError::ValueGone { .. }
             | PipelineError::Input(_) => false,

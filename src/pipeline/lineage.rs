@@ -37,11 +37,9 @@ impl Lineage {
             (Some(owner), Some(before)) => owner == before,
             _ => true,
         });
-        for key in &*removed {
-            self.put.remove(key);
-        }
+        let owned: Vec<Key> = removed.iter().filter(|key| self.put.remove(key).is_some()).cloned().collect();
         let Some(after) = identity(change, change.new.as_ref()) else { return };
-        for key in put.iter().filter(|key| !removed.contains(key)) {
+        for key in put.iter().filter(|key| owned.contains(key) || !removed.contains(key)) {
             if self.bytes < BYTES_MAX {
                 self.bytes += key.size() + after.size();
                 self.put.insert(key.clone(), after.clone());
@@ -114,6 +112,8 @@ mod tests {
         assert_eq!(run(&swap, &table), strings(&[("1", "b"), ("2", "a"), ("3", "c")]));
         let by_way_of = [("a", "1", "9"), ("b", "2", "1"), ("a", "9", "2")];
         assert_eq!(run(&by_way_of, &table), strings(&[("1", "b"), ("2", "a"), ("3", "c")]));
+        let in_place_between = [("a", "1", "2"), ("a", "2", "2"), ("b", "2", "3")];
+        assert_eq!(run(&in_place_between, &table[..2]), strings(&[("2", "a"), ("3", "b")]));
         let there_and_back = [("a", "1", "2"), ("a", "2", "1")];
         let left = run(&there_and_back, &[("1", "a"), ("3", "c")]);
         assert_eq!(left, strings(&[("1", "a"), ("3", "c")]));

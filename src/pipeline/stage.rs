@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::change::{Change, Operation, Relation, Tuple};
-use crate::config::TruncateAction;
+use crate::config::{Action, TruncateAction};
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
 use crate::sink::{Key, Row, Write};
@@ -320,7 +320,7 @@ impl Stage {
         for (at, completed) in places.into_iter().zip(completed) {
             match completed {
                 Some(change) => changes[at].1 = Arc::new(change),
-                None if self.definition.pipeline.sql.load.is_some() => {
+                None if !self.heals() => {
                     return Err(PipelineError::ValueGone { table: relation.display_name() });
                 }
                 // The row has gone or has another key by now, which the stream will say: leave it to that.
@@ -328,6 +328,14 @@ impl Stage {
             }
         }
         Ok(gone)
+    }
+
+    /// Whether a row that was left out for having gone is seen to by the change that made it go.
+    fn heals(&self) -> bool {
+        let on = self.effects.on;
+        self.definition.pipeline.sql.load.is_none()
+            && matches!(on.update, Action::Upsert | Action::Update)
+            && on.delete == Action::Delete
     }
 
     async fn rows(
@@ -420,11 +428,12 @@ impl Group {
                 let is_left_out = |cell: &usize| {
                     change.new.as_ref().is_some_and(|new| new.cell(*cell) == crate::change::Cell::Unchanged)
                 };
-                let leaves_alone = matches!(
-                    effects.on.update,
-                    crate::config::Action::Upsert | crate::config::Action::Update
-                );
+                let leaves_alone = matches!(effects.on.update, Action::Upsert | Action::Update);
+                // The row may come to stand under another key, and nothing but a known old key moves it there.
+                let is_lost_sight_of =
+                    change.old.is_some() && !matches!(self.compiled.transform.removal, Removal::ByName(_));
                 let is_new = !leaves_alone
+                    || is_lost_sight_of
                     || self.compiled.loads[Operation::Update as usize].is_some()
                     || !effects.replace_is_key;
                 is_new && direct.cells.iter().any(is_left_out)

@@ -132,6 +132,11 @@ impl Task {
             backfill::run(&definition, &source, &control, &mut writer).await?;
         }
         let loaded = writer.loaded_lsn().unwrap_or_default();
+        let told = self.floor.lsn();
+        if loaded < told {
+            // The slot may have been told so already: the server has nothing from before it any more.
+            return Err(PipelineError::Rewound { pipeline: definition.pipeline.name.clone(), loaded, told });
+        }
         self.floor.raise(loaded);
         let (sender, receiver) = queue(self.queue_bytes);
         let attach = Attach { pipeline: self.place, from: loaded, queue: sender };
@@ -151,7 +156,7 @@ impl Task {
             memory.epoch = Some(claimed.epoch);
             return Ok(claimed);
         };
-        let found = checkpoint::fetch(&output.client, key).await?;
+        let found = checkpoint::fetch_settled(&output.client, key).await?;
         let fenced = || SinkError::Fenced { pipeline: key.pipeline.clone(), expected: self.floor.lsn() };
         Ok(found.filter(|checkpoint| checkpoint.epoch == epoch).ok_or_else(fenced)?)
     }
@@ -253,21 +258,27 @@ async fn read(
         };
         let Some(mut batch) = batch else { return Err(PipelineError::StreamBroke) };
         // A part of a transaction that goes on is not told from its end by position alone.
-        let end = batch.iter().rev().find_map(|piece| piece.end);
         state.reading(
             batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)),
         );
-        let is_whole = batch.last().is_some_and(|piece| piece.end.is_some());
-        let mut parts = Vec::new();
-        for piece in batch.iter_mut().filter(|piece| !position.has(piece)) {
-            let xid = piece.xid;
-            parts.extend(std::mem::take(&mut piece.entries).into_iter().map(|entry| Part { xid, entry }));
-        }
-        stage.process(parts).await?;
-        if let (true, Some(end)) = (is_whole, end) {
+        let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
+        let mut rest = batch.split_off(whole);
+        stage.process(parts(&mut batch, &position)).await?;
+        if let Some(end) = batch.last().and_then(|piece| piece.end) {
             complete(&mut stage, &mut position, end).await?;
         }
+        stage.process(parts(&mut rest, &position)).await?;
     }
+}
+
+/// What of these pieces isn't in the output yet.
+fn parts(pieces: &mut [Piece], position: &Position) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for piece in pieces.iter_mut().filter(|piece| !position.has(piece)) {
+        let xid = piece.xid;
+        parts.extend(std::mem::take(&mut piece.entries).into_iter().map(|entry| Part { xid, entry }));
+    }
+    parts
 }
 
 async fn complete(stage: &mut Stage, position: &mut Position, end: End) -> Checked<()> {

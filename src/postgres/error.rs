@@ -160,6 +160,10 @@ const NAMING_WORDS: [&str; 10] = [
 ];
 
 fn without_values(code: &str, message: &str) -> String {
+    // What a user's function raises may say anything.
+    if code.starts_with("P0") || code.starts_with("38") {
+        return "raised by a function; its words are in the server's log".to_owned();
+    }
     if !code.starts_with("22") {
         return message.to_owned();
     }

@@ -15,7 +15,7 @@ pub enum Purpose {
     Control,
 }
 
-const SETTINGS: [(&str, &str); 17] = [
+const SETTINGS: [(&str, &str); 16] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -25,7 +25,6 @@ const SETTINGS: [(&str, &str); 17] = [
     // An error instead of rows silently left out.
     ("row_security", "off"),
     ("statement_timeout", "0"),
-    ("lock_timeout", "0"),
     ("idle_session_timeout", "0"),
     ("standard_conforming_strings", "on"),
     // Off, a NULL in an array parameter would be read as a text.
@@ -52,17 +51,23 @@ const VERIFIED: [&str; 7] = [
 pub(super) fn options(purpose: Purpose) -> String {
     // A writer that was stopped inside its transaction holds the checkpoint's lock; the server ends it, so
     // that another can take over.
-    let idle = match purpose {
-        Purpose::Output => "60s",
-        Purpose::Source | Purpose::Control => "0",
+    // And one that waits too long for another's row lock gives way for a while: the other may be a pipeline of the
+    // same stream, which gets no further while this one's queue is full.
+    let (idle, lock) = match purpose {
+        Purpose::Output => ("60s", "30s"),
+        Purpose::Source | Purpose::Control => ("0", "0"),
     };
-    render(&[("idle_in_transaction_session_timeout", idle)])
+    render(&[("idle_in_transaction_session_timeout", idle), ("lock_timeout", lock)])
 }
 
 /// The startup packet's `options` for a replication connection. Output functions such as `regclass`'s write
 /// names as short as the search path allows; there no user's SQL depends on it.
 pub(super) fn replication_options() -> String {
-    render(&[("idle_in_transaction_session_timeout", "0"), ("search_path", "pg_catalog")])
+    render(&[
+        ("idle_in_transaction_session_timeout", "0"),
+        ("lock_timeout", "0"),
+        ("search_path", "pg_catalog"),
+    ])
 }
 
 fn render(more: &[(&str, &str)]) -> String {

@@ -130,6 +130,14 @@ impl Assembler {
         if !fits(&old) || !fits(&new) {
             return Err(AssembleError::Protocol("a row with another number of columns than its table"));
         }
+        if operation == Operation::Update
+            && relation.identity == crate::change::ReplicaIdentity::Full
+            && old.is_none()
+        {
+            return Err(AssembleError::Protocol(
+                "an update without its old row, of a table with REPLICA IDENTITY FULL (is it FULL on every partition?)",
+            ));
+        }
         let new = match (new, &old) {
             (Some(new), Some(old)) if new.has_unchanged() => Some(fill_from_old(new, old, &relation)),
             (new, _) => new,

@@ -24,6 +24,9 @@ pub struct PublishedTable {
     pub schema: String,
     /// Table, unquoted.
     pub table: String,
+    /// `pg_publication_rel.oid`: another one means that the table was taken out and put back, and that changes in
+    /// between are lost.
+    pub entry_oid: u32,
     /// Has a row filter or a column list, which somebody else put there.
     pub is_narrowed: bool,
 }
@@ -55,14 +58,20 @@ pub async fn fetch(
     let narrowed =
         if server_version >= 150_000 { "r.prqual IS NOT NULL OR r.prattrs IS NOT NULL" } else { "false" };
     let sql = format!(
-        "SELECT c.oid, n.nspname::text, c.relname::text, {narrowed} FROM pg_catalog.pg_publication_rel r \
+        "SELECT c.oid, n.nspname::text, c.relname::text, {narrowed}, r.oid FROM pg_catalog.pg_publication_rel r \
          JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE r.prpubid = $1 ORDER BY 2, 3"
     );
     let tables = client.query(&sql, &[&oid]).await?;
     let tables = tables
         .iter()
-        .map(|r| PublishedTable { oid: r.get(0), schema: r.get(1), table: r.get(2), is_narrowed: r.get(3) })
+        .map(|r| PublishedTable {
+            oid: r.get(0),
+            schema: r.get(1),
+            table: r.get(2),
+            is_narrowed: r.get(3),
+            entry_oid: r.get(4),
+        })
         .collect();
     Ok(Some(Publication { oid, alteration: alteration.map(str::to_owned), tables }))
 }

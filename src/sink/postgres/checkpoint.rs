@@ -114,6 +114,14 @@ pub async fn fetch(client: &Client, key: &CheckpointKey) -> Result<Option<Checkp
     Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.as_ref().map(checkpoint))
 }
 
+/// The same, after waiting for a transaction that is moving it: a COMMIT whose answer was lost may still be under way.
+pub async fn fetch_settled(client: &Client, key: &CheckpointKey) -> Result<Option<Checkpoint>, SinkError> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2 FOR UPDATE");
+    let row = client.query_opt(&sql, &[&key.project, &key.pipeline]).await;
+    Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.as_ref().map(checkpoint))
+}
+
 fn checkpoint(row: &Row) -> Checkpoint {
     let lsn = |at: usize| row.get::<_, Option<String>>(at).and_then(|text| text.parse().ok());
     let snapshot = row.get::<_, Option<String>>(9).and_then(|text| text.parse().ok());
@@ -209,13 +217,19 @@ pub async fn reset(client: &Client, key: &CheckpointKey) -> Result<(), SinkError
     done.map(drop).map_err(SinkError::at("resetting the checkpoint"))
 }
 
-/// Whether other pipelines' checkpoints, of whatever project, name that output table.
-pub async fn has_other_writers(client: &Client, key: &CheckpointKey, table: &str) -> Result<bool, SinkError> {
+/// Whether other pipelines' checkpoints, of whatever project, name that output table. Of this project only the given
+/// pipelines count: what is left of one whose folder is gone writes nothing.
+pub async fn has_other_writers(
+    client: &Client,
+    key: &CheckpointKey,
+    table: &str,
+    pipelines: &[String],
+) -> Result<bool, SinkError> {
     if !exists(client).await? {
         return Ok(false);
     }
     let sql = "SELECT EXISTS (SELECT FROM trucker.checkpoint WHERE output_table = $3 \
-               AND (project, pipeline) <> ($1, $2))";
-    let row = client.query_one(sql, &[&key.project, &key.pipeline, &table]).await;
+               AND (project, pipeline) <> ($1, $2) AND (project <> $1 OR pipeline = ANY ($4)))";
+    let row = client.query_one(sql, &[&key.project, &key.pipeline, &table, &pipelines]).await;
     Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.get(0))
 }

@@ -21,6 +21,8 @@ pub enum Shape {
         /// Output columns, in the order of the parameters.
         columns: Vec<String>,
     },
+    /// Makes room for a row whose key moves: deletes by the new key, but for the row under the old one.
+    MakeRoom,
     /// A row whose key moves: these columns, then the key as it was.
     Rekey {
         /// Output columns, in the order of the parameters.
@@ -47,6 +49,7 @@ impl Target {
             Shape::Put { put: Put::Insert, columns } => Some(self.insert(columns)),
             Shape::Put { put: Put::Upsert, columns } => Some(self.upsert(columns)),
             Shape::Put { put: Put::Update, columns } => self.update(columns, false),
+            Shape::MakeRoom => Some(self.make_room()),
             Shape::Rekey { columns } => self.update(columns, true),
         }
     }
@@ -143,14 +146,23 @@ impl Target {
         })
     }
 
+    /// Two texts of one key (citext, numeric) are equal only to the server, so it decides whether the two rows are one.
+    fn make_room(&self) -> String {
+        let both: Vec<String> = self.key.iter().chain(&self.key).cloned().collect();
+        let (rows, values) = self.rows(&both, 1, "r");
+        let (new, old) = values.split_at(self.key.len());
+        let sql = self.table.sql();
+        format!(
+            "DELETE FROM {sql} AS o USING {rows} WHERE {} AND NOT ({})",
+            matches(&self.key, new),
+            matches(&self.key, old)
+        )
+    }
+
     fn delete(&self, by: By, keeps: bool) -> String {
         let columns = self.columns_of(by);
         let (rows, values) = self.rows(columns, 1, "r");
-        let matches = |columns: &[String], values: &[String]| {
-            let equal =
-                columns.iter().zip(values).map(|(name, value)| format!("o.{} = {value}", quote_ident(name)));
-            equal.collect::<Vec<_>>().join(" AND ")
-        };
+
         let mut sql =
             format!("DELETE FROM {} AS o USING {rows} WHERE {}", self.table.sql(), matches(columns, &values));
         if keeps {
@@ -166,6 +178,12 @@ impl Target {
         }
         sql
     }
+}
+
+/// `o.a = … AND o.b = …`
+fn matches(columns: &[String], values: &[String]) -> String {
+    let equal = columns.iter().zip(values).map(|(name, value)| format!("o.{} = {value}", quote_ident(name)));
+    equal.collect::<Vec<_>>().join(" AND ")
 }
 
 #[cfg(test)]

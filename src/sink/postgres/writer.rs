@@ -192,18 +192,21 @@ impl Writer {
     }
 
     async fn rekey(&mut self, old: &Key, row: &Row) -> Result<(), SinkError> {
-        if let Some(new) = row.key() {
-            self.delete(By::Key, &[(new, Vec::new())]).await?;
-        }
-        let (columns, cells) = given(&row.layout, &row.omitted());
-        let values = cells.iter().map(|&cell| row.tuple.cell(cell).text()).chain(old.values().map(Some));
-        let arrays: Vec<ArrayText> = values
-            .map(|value| {
+        let single = |values: &mut dyn Iterator<Item = Option<&[u8]>>| -> Vec<ArrayText> {
+            let array = |value| {
                 let mut array = ArrayText::default();
                 array.push(value);
                 array
-            })
-            .collect();
+            };
+            values.map(array).collect()
+        };
+        if let Some(new) = row.key() {
+            let keys = single(&mut new.values().chain(old.values()).map(Some));
+            self.execute(Shape::MakeRoom, &keys, self.what("moving a row's key in")).await?;
+        }
+        let (columns, cells) = given(&row.layout, &row.omitted());
+        let values = cells.iter().map(|&cell| row.tuple.cell(cell).text());
+        let arrays = single(&mut values.chain(old.values().map(Some)));
         let what = self.what("moving a row's key in");
         self.execute(Shape::Rekey { columns }, &arrays, what).await.map(drop)
     }
