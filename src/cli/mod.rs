@@ -7,7 +7,7 @@ mod run;
 mod status;
 mod teardown;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -70,14 +70,14 @@ pub fn main() -> ExitCode {
 }
 
 /// Reads a project that has pipelines and starts logging; on failure, what is wrong has been said.
-fn load(dir: &PathBuf, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
+fn load(dir: &Path, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
     let loaded = load_files(dir, format)?;
     // The warning has said so: there is nothing to do.
     if loaded.project.pipelines.is_empty() { Err(ExitCode::from(3)) } else { Ok(loaded) }
 }
 
 /// The same for a project that may have lost its pipelines, but not what is left of them.
-fn load_files(dir: &PathBuf, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
+fn load_files(dir: &Path, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
     match config::load(dir) {
         Ok(loaded) => {
             log::start(format, loaded.secrets.clone());

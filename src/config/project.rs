@@ -38,11 +38,11 @@ impl Project {
     }
 
     /// The pipeline of that name; otherwise an error that offers the nearest one.
-    pub fn pipeline(&self, name: &str) -> Result<&Pipeline, Diagnostic> {
+    pub fn pipeline(&self, name: &str) -> Result<&Pipeline, Box<Diagnostic>> {
         self.pipelines.iter().find(|pipeline| pipeline.name == name).ok_or_else(|| {
             let names = self.pipelines.iter().map(|pipeline| pipeline.name.as_str());
             let help = did_you_mean(name, names);
-            Diagnostic::error(&self.dir, format!("there is no pipeline `{name}`")).help(help)
+            Box::new(Diagnostic::error(&self.dir, format!("there is no pipeline `{name}`")).help(help))
         })
     }
 

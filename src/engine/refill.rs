@@ -67,7 +67,7 @@ fn select<'p>(project: &'p Project, names: &[String]) -> Result<Vec<&'p Pipeline
                 Some(problem) => problems.push(problem),
                 None => pipelines.push(pipeline),
             },
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
     }
     let problems: Diagnostics = problems.into_iter().collect();

@@ -1,6 +1,6 @@
 //! The commands for the time when trucker doesn't run: what they find, what they remove, what they leave alone.
 
-use super::harness::{Database, Scenario, config};
+use super::harness::{Database, Scenario, config, source_server};
 
 fn world() -> Scenario {
     let s = Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY, v text)").copies("t");
@@ -222,6 +222,27 @@ fn teardown_touches_nothing_of_another_project() {
     assert_eq!(code, Some(0), "{text}");
     assert_eq!(count_slots(&s), 0);
     assert_eq!(s.output.number("SELECT count(*) FROM trucker.notes"), 0);
+}
+
+#[test]
+fn teardown_finds_the_names_in_a_second_database_of_one_server_without_their_slots() {
+    let port = source_server().port();
+    let s = Scenario::between(port, port)
+        .tables("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE back (id int PRIMARY KEY)")
+        .copies("t");
+    s.once();
+    let back = "input: {connection: output, table: t}\noutput: {connection: source, table: back}\n";
+    s.write_pipeline("back", back, &[]);
+    s.once();
+    let second = format!("{}_output", s.slot());
+    assert!(s.output.is(&format!("SELECT count(*) = 1 FROM pg_publication WHERE pubname = '{second}'")));
+    for slot in [s.slot(), second] {
+        s.source.execute(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+    }
+    let (code, text) = in_dir(&s, "teardown", &["--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+    s.assert_nothing_created();
+    assert_eq!(s.output.number("SELECT count(*) FROM pg_publication"), 0);
 }
 
 #[test]
