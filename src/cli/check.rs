@@ -26,9 +26,6 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Err(error)) => super::fail(&error, &loaded),
-        Err(error) => {
-            eprintln!("error: the program can't start: {error}");
-            ExitCode::from(1)
-        }
+        Err(error) => super::cannot_start(&error),
     }
 }

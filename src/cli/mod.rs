@@ -1,8 +1,11 @@
 //! The command line: reads arguments and files, hands over to the engine, turns how it ended into an exit code.
 
+mod backfill;
 mod check;
 mod demo;
 mod run;
+mod status;
+mod teardown;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,6 +33,12 @@ enum Command {
     Run(run::Arguments),
     /// Check a project against its servers, and change nothing
     Check(check::Arguments),
+    /// Say how far each pipeline is and what its slot holds, whether or not it runs
+    Status(status::Arguments),
+    /// Have pipelines filled anew at the next run
+    Backfill(backfill::Arguments),
+    /// Remove what trucker created for a project: slots, publications, checkpoints
+    Teardown(teardown::Arguments),
     /// Show a small shop at work between two throwaway Postgres servers
     Demo,
 }
@@ -47,6 +56,9 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(arguments) => run::run(arguments, cli.log_format),
         Command::Check(arguments) => check::run(arguments, cli.log_format),
+        Command::Status(arguments) => status::run(arguments, cli.log_format),
+        Command::Backfill(arguments) => backfill::run(arguments, cli.log_format),
+        Command::Teardown(arguments) => teardown::run(arguments, cli.log_format),
         Command::Demo => match std::env::current_exe() {
             Ok(trucker) => demo::run(&trucker),
             Err(error) => {
@@ -57,16 +69,22 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Reads the project and starts logging; on failure, what is wrong has been said.
+/// Reads a project that has pipelines and starts logging; on failure, what is wrong has been said.
 fn load(dir: &Path, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
+    let loaded = load_files(dir, format)?;
+    // The warning has said so: there is nothing to do.
+    if loaded.project.pipelines.is_empty() { Err(ExitCode::from(3)) } else { Ok(loaded) }
+}
+
+/// The same for a project that may have lost its pipelines, but not what is left of them.
+fn load_files(dir: &Path, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
     match config::load(dir) {
         Ok(loaded) => {
             log::start(format, loaded.secrets.clone());
             if !loaded.warnings.is_empty() {
                 eprintln!("{}", loaded.warnings);
             }
-            // The warning has said so: there is nothing to do.
-            if loaded.project.pipelines.is_empty() { Err(ExitCode::from(3)) } else { Ok(loaded) }
+            Ok(loaded)
         }
         Err(diagnostics) => {
             eprintln!("{diagnostics}");
@@ -83,6 +101,12 @@ fn fail(error: &EngineError, loaded: &Loaded) -> ExitCode {
     };
     eprintln!("{}", loaded.secrets.mask(&text));
     ExitCode::from(error.exit_code())
+}
+
+/// Says why a command can't begin.
+fn cannot_start(error: &std::io::Error) -> ExitCode {
+    eprintln!("error: the program can't start: {error}");
+    ExitCode::from(1)
 }
 
 /// The asynchronous part of a command.

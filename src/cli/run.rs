@@ -39,10 +39,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
         Ok(Ok(Ended::WithFailures)) => ExitCode::from(1),
         Ok(Ok(Ended::Fenced)) => ExitCode::from(5),
         Ok(Err(error)) => super::fail(&error, &loaded),
-        Err(error) => {
-            eprintln!("error: the program can't start: {error}");
-            ExitCode::from(1)
-        }
+        Err(error) => super::cannot_start(&error),
     }
 }
 

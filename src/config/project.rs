@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::connection::Connection;
+use super::diagnostic::Diagnostic;
+use super::nearest::did_you_mean;
 
 /// A project folder.
 #[derive(Debug, Clone)]
@@ -28,6 +30,20 @@ impl Project {
             Some(name) => format!("trucker_{name}"),
             None => "trucker".to_owned(),
         }
+    }
+
+    /// The project's name in checkpoints: `trucker` where it has none.
+    pub fn checkpoint_name(&self) -> &str {
+        self.name.as_deref().unwrap_or("trucker")
+    }
+
+    /// The pipeline of that name; otherwise an error that offers the nearest one.
+    pub fn pipeline(&self, name: &str) -> Result<&Pipeline, Box<Diagnostic>> {
+        self.pipelines.iter().find(|pipeline| pipeline.name == name).ok_or_else(|| {
+            let names = self.pipelines.iter().map(|pipeline| pipeline.name.as_str());
+            let help = did_you_mean(name, names);
+            Box::new(Diagnostic::error(&self.dir, format!("there is no pipeline `{name}`")).help(help))
+        })
     }
 
     /// The connection of that name.

@@ -22,13 +22,7 @@ pub async fn check(source: &PreparedSource) -> Result<(), EngineError> {
     if messages.is_empty() { Ok(()) } else { Err(EngineError::Servers(messages)) }
 }
 
-fn start_over(source: &PreparedSource) -> String {
-    format!(
-        "To start over: SELECT pg_drop_replication_slot('{slot}') and DROP PUBLICATION IF EXISTS {slot} on the source, \
-         DELETE FROM trucker.checkpoint on the outputs, then run again: every pipeline is filled anew",
-        slot = source.slot_name
-    )
-}
+const START_OVER: &str = "To start over, trucker teardown, then trucker run: every pipeline is filled anew";
 
 fn unusable(source: &PreparedSource, slot: &Slot) -> Option<String> {
     let (connection, name) = (&source.connection.name, &source.slot_name);
@@ -44,7 +38,7 @@ fn unusable(source: &PreparedSource, slot: &Slot) -> Option<String> {
             return Some(format!(
                 "connection {connection}: replication slot {name} is lost ({reason}): the server has removed WAL that \
                  wasn't read yet, so changes are missing. {}. Then raise max_slot_wal_keep_size",
-                start_over(source)
+                START_OVER
             ));
         }
     };
@@ -59,7 +53,7 @@ fn publication(source: &PreparedSource) -> Vec<String> {
         let is_used = source.slot.is_some();
         let message = format!(
             "connection {connection}: publication {name} is gone, but its slot is there: changes made since can't be decoded. {}",
-            start_over(source)
+            START_OVER
         );
         return is_used.then_some(message).into_iter().collect();
     };
@@ -67,7 +61,7 @@ fn publication(source: &PreparedSource) -> Vec<String> {
     if let Some(alteration) = &publication.alteration {
         messages.push(format!(
             "connection {connection}: publication {name} was altered: {alteration}, so changes may be missing. {}",
-            start_over(source)
+            START_OVER
         ));
     }
     for table in publication.tables.iter().filter(|t| t.is_narrowed) {
@@ -75,7 +69,7 @@ fn publication(source: &PreparedSource) -> Vec<String> {
             "connection {connection}: publication {name} has a row filter or column list on {}.{}, so changes are missing. {}",
             table.schema,
             table.table,
-            start_over(source)
+            START_OVER
         ));
     }
     for pipeline in source.pipelines.iter().filter(|p| p.checkpoint.is_some()) {
@@ -93,7 +87,7 @@ fn publication(source: &PreparedSource) -> Vec<String> {
 }
 
 fn refill(pipeline: &str) -> String {
-    format!("DELETE FROM trucker.checkpoint WHERE pipeline = '{pipeline}' on its output, and run again")
+    format!("trucker backfill {pipeline}, then trucker run")
 }
 
 async fn continues(source: &PreparedSource, checkpoint: &Checkpoint) -> Result<Option<String>, EngineError> {
@@ -128,7 +122,7 @@ async fn continues(source: &PreparedSource, checkpoint: &Checkpoint) -> Result<O
         return Ok(Some(format!(
             "connection {connection}: replication slot {name} is gone, and with it the changes since {loaded}, where pipeline \
              {pipeline} stands. {}",
-            start_over(source)
+            START_OVER
         )));
     };
     let confirmed = slot.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);

@@ -33,13 +33,18 @@ pub async fn take(
     is_once: bool,
     shutdown: &mut watch::Receiver<bool>,
 ) -> Result<(Guard, bool), EngineError> {
-    let session = connect(&source.connection, Purpose::Control).await?;
-    let guard = Guard {
-        connection: source.connection.clone(),
-        session,
-        slot: source.slot_name.clone(),
-        published: None,
-    };
+    take_slot(&source.connection, &source.slot_name, is_once, shutdown).await
+}
+
+/// The same, where nothing else is known of the source.
+pub async fn take_slot(
+    connection: &PostgresConnection,
+    slot: &str,
+    is_once: bool,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Result<(Guard, bool), EngineError> {
+    let session = connect(connection, Purpose::Control).await?;
+    let guard = Guard { connection: connection.clone(), session, slot: slot.to_owned(), published: None };
     let mut waited = Duration::ZERO;
     loop {
         let holder = match guard.try_lock().await? {

@@ -2,15 +2,20 @@
 //!
 //! [`prepare`] reaches the servers and checks everything; [`continuity`] sees that stored progress fits them;
 //! [`create`] makes what is missing; then every source and every pipeline is a task of its own, and [`run`] watches
-//! over them until they end.
+//! over them until they end. [`status`], [`teardown`] and [`refill`] are for the time when nobody runs it; what they
+//! find on the servers they have from [`inspect`].
 
 pub mod continuity;
 pub mod create;
 pub mod error;
 pub mod guard;
+pub mod inspect;
 pub mod prepare;
+pub mod refill;
 pub mod route;
 pub mod source;
+pub mod status;
+pub mod teardown;
 
 use std::sync::Arc;
 use std::time::Duration;

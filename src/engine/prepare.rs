@@ -186,7 +186,7 @@ async fn reach(
 }
 
 /// Slots are the cluster's, not the database's: a second database of the same cluster needs a name of its own.
-async fn slot_name(
+pub(super) async fn slot_name(
     client: &tokio_postgres::Client,
     version: u32,
     connection: &PostgresConnection,

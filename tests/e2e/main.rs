@@ -7,6 +7,7 @@
 mod harness;
 
 mod big_transaction;
+mod commands;
 mod connections;
 mod convergence;
 mod copy;

@@ -2,6 +2,9 @@
 //! writes the rows, by compare-and-set. Who starts a pipeline raises its epoch; a process that lost the pipeline to
 //! another finds its epoch gone, and its transaction is undone.
 
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
 use super::error::SinkError;
@@ -30,7 +33,8 @@ COMMENT ON TABLE trucker.checkpoint IS
   'How far each pipeline of trucker has loaded; moves with the rows. Written by trucker only.'";
 
 const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifier, timeline, slot, source_database, \
-                       output_table, seam_snapshot, seam_bound::text";
+                       output_table, seam_snapshot, seam_bound::text, \
+                       extract(epoch FROM pg_catalog.now() - updated_at)::float8";
 
 /// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +64,8 @@ pub struct Checkpoint {
     pub output_table: Option<String>,
     /// What the backfill has read, until the stream has passed its bound.
     pub seam: Option<Seam>,
+    /// Time since it was written last, by the output's clock.
+    pub age: Duration,
 }
 
 /// Names the row of one pipeline.
@@ -137,6 +143,8 @@ fn checkpoint(row: &Row) -> Checkpoint {
         },
         output_table: row.get(8),
         seam: snapshot.zip(lsn(10)).map(|(snapshot, bound)| Seam { snapshot, bound }),
+        // A clock that was set back is no reason to fail.
+        age: Duration::try_from_secs_f64(row.get(11)).unwrap_or_default(),
     }
 }
 
@@ -212,7 +220,7 @@ pub async fn advance(
 /// Forgets where the pipeline was, so that its next start is a backfill.
 pub async fn reset(client: &Client, key: &CheckpointKey) -> Result<(), SinkError> {
     let sql = "UPDATE trucker.checkpoint SET phase = 'backfill', epoch = epoch + 1, loaded_lsn = NULL, \
-               seam_snapshot = NULL, seam_bound = NULL WHERE project = $1 AND pipeline = $2";
+               seam_snapshot = NULL, seam_bound = NULL, updated_at = pg_catalog.now() WHERE project = $1 AND pipeline = $2";
     let done = client.execute(sql, &[&key.project, &key.pipeline]).await;
     done.map(drop).map_err(SinkError::at("resetting the checkpoint"))
 }
@@ -232,4 +240,45 @@ pub async fn has_other_writers(
                AND (project, pipeline) <> ($1, $2) AND (project <> $1 OR pipeline = ANY ($4)))";
     let row = client.query_one(sql, &[&key.project, &key.pipeline, &table, &pipelines]).await;
     Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.get(0))
+}
+
+/// Forgets all pipelines of a project; how many there were.
+pub async fn delete_all(client: &Client, project: &str) -> Result<u64, SinkError> {
+    if !exists(client).await? {
+        return Ok(0);
+    }
+    let done = client.execute("DELETE FROM trucker.checkpoint WHERE project = $1", &[&project]).await;
+    done.map_err(SinkError::at("deleting the project's checkpoints"))
+}
+
+/// Whether schema `trucker` holds nothing but the checkpoints of this project, and this role may drop it.
+pub async fn is_schema_spare(client: &Client, project: &str) -> Result<bool, SinkError> {
+    if !exists(client).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT pg_catalog.pg_has_role(n.nspowner, 'USAGE') \
+               AND NOT EXISTS (SELECT FROM trucker.checkpoint WHERE project <> $1) \
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.deptype = 'n' \
+                 AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid \
+                 AND NOT (d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = 'trucker.checkpoint'::regclass)) \
+               FROM pg_catalog.pg_namespace n WHERE n.nspname = 'trucker'";
+    let row = client.query_one(sql, &[&project]).await;
+    Ok(row.map_err(SinkError::at("looking into schema trucker"))?.get(0))
+}
+
+/// Drops the checkpoint table and its schema, if no project has checkpoints there and nothing depends on them;
+/// whether it did.
+pub async fn drop_schema(client: &Client) -> Result<bool, SinkError> {
+    // Under the lock no other project can put its first checkpoint there in between. RESTRICT is the default.
+    let sql = "BEGIN; LOCK TABLE trucker.checkpoint IN ACCESS EXCLUSIVE MODE; \
+               DO $$ BEGIN IF EXISTS (SELECT FROM trucker.checkpoint) THEN \
+                 RAISE dependent_objects_still_exist USING MESSAGE = 'another project has checkpoints there'; \
+               END IF; END $$; \
+               DROP TABLE trucker.checkpoint; DROP SCHEMA trucker; COMMIT";
+    let Err(error) = client.batch_execute(sql).await else { return Ok(true) };
+    client.batch_execute("ROLLBACK").await.ok();
+    if error.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) {
+        return Ok(false);
+    }
+    Err(SinkError::at("dropping schema trucker")(error))
 }

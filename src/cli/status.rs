@@ -1,0 +1,172 @@
+//! `trucker status`: how a project stands, as columns for people or JSON for machines.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::engine::status::{self, PipelineState, PipelineStatus, SlotState, SourceStatus, Status};
+use crate::observe::log::LogFormat;
+
+/// What can be said about it.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The project's folder
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Says how the project stands, whether or not it runs.
+pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
+    let loaded = match super::load_files(&arguments.dir, format) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let mut status = match super::block_on(status::fetch(&loaded.project)) {
+        Ok(status) => status,
+        Err(error) => return super::cannot_start(&error),
+    };
+    for error in &mut status.errors {
+        *error = loaded.secrets.mask(error).into_owned();
+        eprintln!("error: {error}");
+    }
+    if arguments.json {
+        match serde_json::to_string_pretty(&status) {
+            Ok(json) => println!("{json}"),
+            Err(error) => return super::cannot_start(&error.into()),
+        }
+    } else {
+        print!("{}", text(&status));
+    }
+    match (status.errors.is_empty(), status.is_broken()) {
+        (false, _) => ExitCode::from(4),
+        (true, true) => ExitCode::from(1),
+        (true, false) => ExitCode::SUCCESS,
+    }
+}
+
+fn text(status: &Status) -> String {
+    let mut pipelines = vec![row(["PIPELINE", "STATE", "LOADED", "BEHIND", "WRITTEN"])];
+    pipelines.extend(status.pipelines.iter().map(pipeline_row));
+    let mut sources =
+        vec![row(["SOURCE", "PROCESS", "SLOT", "STATE", "CONFIRMED", "WAL HELD", "WAL LEFT", "PUBLICATION"])];
+    sources.extend(status.sources.iter().map(source_row));
+    format!("{}\n{}", columns(&pipelines), columns(&sources))
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn pipeline_row(pipeline: &PipelineStatus) -> Vec<String> {
+    let state = match pipeline.state {
+        PipelineState::NeverFilled => "never filled",
+        PipelineState::ToFill => "to be filled",
+        PipelineState::Filling => "filling",
+        PipelineState::Following => "following",
+        PipelineState::Gone => "gone",
+        PipelineState::Unknown => "unknown",
+    };
+    let lag = pipeline.lag_bytes.and_then(|bytes| i64::try_from(bytes).ok());
+    row([
+        &pipeline.name,
+        state,
+        or_dash(&pipeline.loaded_lsn),
+        &lag.map_or("–".to_owned(), size),
+        &pipeline.updated_seconds_ago.map_or("–".to_owned(), |seconds| format!("{} ago", time(seconds))),
+    ])
+}
+
+fn source_row(source: &SourceStatus) -> Vec<String> {
+    let state = match (source.slot_state, source.active_pid, &source.lost_reason) {
+        (SlotState::Missing, ..) => "missing".to_owned(),
+        (SlotState::Lost, _, Some(reason)) => format!("lost ({reason})"),
+        (SlotState::Lost, ..) => "lost".to_owned(),
+        (_, Some(pid), _) => format!("active (pid {pid})"),
+        _ => "idle".to_owned(),
+    };
+    let left = match (source.slot_state, source.safe_bytes) {
+        (SlotState::Missing | SlotState::Lost, _) => "–".to_owned(),
+        (_, Some(bytes)) => size(bytes),
+        (_, None) => "no limit".to_owned(),
+    };
+    row([
+        &source.name,
+        if source.is_running { "running" } else { "none" },
+        &source.slot,
+        &state,
+        or_dash(&source.confirmed_lsn),
+        &source.held_bytes.map_or("–".to_owned(), size),
+        &left,
+        if source.has_publication { "present" } else { "missing" },
+    ])
+}
+
+fn or_dash(text: &Option<String>) -> &str {
+    text.as_deref().unwrap_or("–")
+}
+
+/// Pads all columns but the last.
+fn columns(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().enumerate();
+        let line: String = cells.map(|(at, c)| format!("{c:<w$}  ", w = width(at).unwrap_or(0))).collect();
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn size(bytes: i64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes.unsigned_abs() < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut amount, mut unit) = (bytes as f64 / 1024.0, 0);
+    while amount.abs() >= 1024.0 && unit + 1 < UNITS.len() {
+        (amount, unit) = (amount / 1024.0, unit + 1);
+    }
+    format!("{amount:.1} {}", UNITS[unit])
+}
+
+fn time(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [row(["A", "B", "C"]), row(["long", "–", "x"]), row(["é", "bb", ""])];
+        assert_eq!(columns(&rows), "A     B   C\nlong  –   x\né     bb\n");
+    }
+
+    #[test]
+    fn sizes_and_times_are_for_people() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (16 << 20, "16.0 MiB"),
+            (-(3 << 30), "-3.0 GiB"),
+            (1 << 52, "4096.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), shown);
+        }
+        for (seconds, shown) in
+            [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")]
+        {
+            assert_eq!(time(seconds), shown);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What a project has on its servers, whether or not anybody runs it: slots, publications, checkpoints. Only reads, and
+//! asks nothing of tables, SQL files or rights, so that it also works where the project itself wouldn't start.
+
+use futures_util::future::join_all;
+use tokio_postgres::Client;
+
+use super::error::EngineError;
+use super::prepare::slot_name;
+use crate::change::Lsn;
+use crate::config::{Connection, PostgresConnection, Project};
+use crate::postgres::catalog::{ServerIdentity, fetch_lsn, fetch_server_identity};
+use crate::postgres::{Purpose, Session, connect};
+use crate::sink::postgres::SinkError;
+use crate::sink::postgres::checkpoint::{self, Checkpoint};
+use crate::source::slot::{self, Slot};
+
+/// A database of the project's.
+pub struct Found {
+    /// Where.
+    pub connection: PostgresConnection,
+    /// A session there.
+    pub session: Session,
+    /// The cluster.
+    pub identity: ServerIdentity,
+    /// Whether pipelines read from this connection.
+    pub is_read: bool,
+    /// Whether pipelines write to this connection.
+    pub is_written: bool,
+    /// What it has as a source; None where another connection stands for the same database.
+    pub source: Option<FoundSource>,
+    /// What it has as an output; None where another connection stands for the same database.
+    pub output: Option<FoundOutput>,
+}
+
+/// What a database has as a source.
+pub struct FoundSource {
+    /// Name of slot and publication, whether they are there or not.
+    pub slot_name: String,
+    /// The slot.
+    pub slot: Option<Slot>,
+    /// What the slot keeps.
+    pub retention: Option<Retention>,
+    /// The publication.
+    pub publication: Option<FoundPublication>,
+    /// Whether a process holds the project's lock.
+    pub is_running: bool,
+    /// Where the server's WAL ends.
+    pub wal_lsn: Lsn,
+}
+
+/// The WAL that a slot keeps.
+pub struct Retention {
+    /// Bytes kept.
+    pub held_bytes: Option<i64>,
+    /// Bytes that may still be written before the slot is in danger; None without a limit.
+    pub safe_bytes: Option<i64>,
+}
+
+/// A publication of the project's name.
+pub struct FoundPublication {
+    /// Who made it.
+    pub owner: String,
+    /// Whether this role may drop it.
+    pub is_ours: bool,
+}
+
+/// What a database has as an output.
+pub struct FoundOutput {
+    /// The project's checkpoints.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Whether schema `trucker` holds nothing else, and may be dropped.
+    pub is_schema_spare: bool,
+}
+
+impl Found {
+    /// Whether both are the same database.
+    pub fn is_same_database(&self, other: &Found) -> bool {
+        self.identity.system_identifier == other.identity.system_identifier
+            && self.connection.database == other.connection.database
+    }
+
+    /// Whether the checkpoint is about changes of this database.
+    pub fn is_origin_of(&self, checkpoint: &Checkpoint) -> bool {
+        self.identity.system_identifier == checkpoint.origin.system_identifier
+            && self.connection.database == checkpoint.origin.database
+    }
+}
+
+/// Looks at the Postgres databases of these connections; beside what was found, why others couldn't be looked at.
+pub async fn inspect(project: &Project, is_wanted: impl Fn(&str) -> bool) -> (Vec<Found>, Vec<String>) {
+    let mut errors = Vec::new();
+    let wanted = project.connections.iter().filter_map(|connection| match connection {
+        Connection::Postgres(connection) if is_wanted(&connection.name) => Some(connection),
+        _ => None,
+    });
+    let mut found = Vec::new();
+    for reached in join_all(wanted.map(|connection| reach(project, connection))).await {
+        match reached {
+            Ok(database) => found.push(database),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    for at in standing_for(&found, |database| database.is_written) {
+        match look_at_output(project, &found[at]).await {
+            Ok(output) => found[at].output = Some(output),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    let checkpoints: Vec<Checkpoint> =
+        found.iter().filter_map(|f| f.output.as_ref()).flat_map(|o| o.checkpoints.clone()).collect();
+    for at in standing_for(&found, |database| database.is_read) {
+        match look_at_source(project, &found[at], &checkpoints).await {
+            Ok(source) => found[at].source = Some(source),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    (found, errors)
+}
+
+async fn reach(project: &Project, connection: &PostgresConnection) -> Result<Found, EngineError> {
+    let session = connect(connection, Purpose::Control).await?;
+    let identity = fetch_server_identity(&session.client)
+        .await
+        .map_err(EngineError::at(&connection.name, "asking which server it is"))?;
+    Ok(Found {
+        connection: connection.clone(),
+        session,
+        identity,
+        is_read: project.pipelines.iter().any(|p| p.input.connection == connection.name),
+        is_written: project.pipelines.iter().any(|p| p.output.connection == connection.name),
+        source: None,
+        output: None,
+    })
+}
+
+/// One connection for each database: one that is used for this, since only its role need have the rights.
+fn standing_for(found: &[Found], is_used: impl Fn(&Found) -> bool) -> Vec<usize> {
+    let chosen = |one: &Found| {
+        let mut same = found.iter().enumerate().filter(|(_, other)| other.is_same_database(one));
+        let first = same.clone().next();
+        same.find(|(_, other)| is_used(other)).or(first).map(|(at, _)| at)
+    };
+    (0..found.len()).filter(|at| chosen(&found[*at]) == Some(*at)).collect()
+}
+
+async fn look_at_output(project: &Project, database: &Found) -> Result<FoundOutput, EngineError> {
+    let (client, name) = (&database.session.client, project.checkpoint_name());
+    let looked = async {
+        let checkpoints = checkpoint::fetch_all(client, name).await?;
+        let is_schema_spare = checkpoint::is_schema_spare(client, name).await?;
+        Ok(FoundOutput { checkpoints, is_schema_spare })
+    };
+    match looked.await {
+        // Where the project doesn't write, a schema that it may not even look into is another's.
+        Err(SinkError::Postgres { source, .. })
+            if !database.is_written
+                && source.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) =>
+        {
+            Ok(FoundOutput { checkpoints: Vec::new(), is_schema_spare: false })
+        }
+        looked => looked.map_err(|e: SinkError| {
+            EngineError::server(format!("connection {}: {e}", database.connection.name))
+        }),
+    }
+}
+
+async fn look_at_source(
+    project: &Project,
+    database: &Found,
+    checkpoints: &[Checkpoint],
+) -> Result<FoundSource, EngineError> {
+    let (connection, client) = (&database.connection, &database.session.client);
+    let version = database.session.server_version;
+    let failed = |what| EngineError::at(&connection.name, what);
+    let slot_name = name_on(project, database, checkpoints).await?;
+    let slot = slot::fetch(client, version, &slot_name).await.map_err(failed("reading slots"))?;
+    let slot = slot.filter(|slot| {
+        let is_here = slot.database.as_deref() == Some(&connection.database);
+        is_here && slot.plugin.as_deref() == Some("pgoutput") && !slot.is_temporary
+    });
+    let retention = match slot {
+        Some(_) => fetch_retention(client, &slot_name).await.map_err(failed("reading slots"))?,
+        None => None,
+    };
+    let publication = fetch_publication(client, &slot_name).await.map_err(failed("reading publications"))?;
+    let is_running = is_locked(client, &slot_name).await.map_err(failed("reading locks"))?;
+    let wal_lsn =
+        fetch_lsn(client, "pg_current_wal_lsn").await.map_err(failed("asking for the WAL position"))?;
+    Ok(FoundSource { slot_name, slot, retention, publication, is_running, wal_lsn })
+}
+
+/// The name that the project uses there. Where slots are missing, the checkpoints remember it; where no pipeline reads
+/// from the connection, only they can tell that a slot with the connection's name isn't another project's.
+async fn name_on(
+    project: &Project,
+    database: &Found,
+    checkpoints: &[Checkpoint],
+) -> Result<String, EngineError> {
+    let (client, version) = (&database.session.client, database.session.server_version);
+    let name = slot_name(client, version, &database.connection, project).await?;
+    let base = project.slot_name();
+    let is_there = slot::fetch(client, version, &name).await;
+    let is_there = is_there.map_err(EngineError::at(&database.connection.name, "reading slots"))?.is_some();
+    if is_there && (database.is_read || name == base) {
+        return Ok(name);
+    }
+    let remembered = checkpoints.iter().find(|c| database.is_origin_of(c)).map(|c| c.origin.slot.clone());
+    Ok(remembered.unwrap_or(if database.is_read { name } else { base }))
+}
+
+async fn fetch_retention(client: &Client, slot: &str) -> Result<Option<Retention>, tokio_postgres::Error> {
+    let sql = "SELECT (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint, safe_wal_size \
+               FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+    let row = client.query_opt(sql, &[&slot]).await?;
+    Ok(row.map(|row| Retention { held_bytes: row.get(0), safe_bytes: row.get(1) }))
+}
+
+async fn fetch_publication(
+    client: &Client,
+    name: &str,
+) -> Result<Option<FoundPublication>, tokio_postgres::Error> {
+    let sql = "SELECT pg_catalog.pg_get_userbyid(pubowner)::text, pg_catalog.pg_has_role(pubowner, 'USAGE') \
+               FROM pg_catalog.pg_publication WHERE pubname = $1";
+    let row = client.query_opt(sql, &[&name]).await?;
+    Ok(row.map(|row| FoundPublication { owner: row.get(0), is_ours: row.get(1) }))
+}
+
+/// Whether some session has the lock that [`guard`](super::guard) takes. Its 64 bits are shown in two halves.
+async fn is_locked(client: &Client, slot: &str) -> Result<bool, tokio_postgres::Error> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l \
+                 JOIN pg_catalog.pg_database d ON d.oid = l.database, \
+                 pg_catalog.hashtextextended('trucker:' || $1::text, 0) AS key \
+               WHERE d.datname = pg_catalog.current_database() AND l.locktype = 'advisory' AND l.granted \
+               AND l.objsubid = 1 AND l.classid = ((key >> 32) & 4294967295)::oid \
+               AND l.objid = (key & 4294967295)::oid)";
+    Ok(client.query_one(sql, &[&slot]).await?.get(0))
+}

@@ -1,0 +1,124 @@
+//! Marks pipelines to be filled anew at the next run, while nobody runs the project. Touches their checkpoints only:
+//! rows in the output stay until the backfill brings them in line.
+
+use tokio::sync::watch;
+
+use super::error::EngineError;
+use super::guard;
+use super::inspect::{Found, inspect};
+use crate::change::Lsn;
+use crate::config::{Action, Diagnostic, Diagnostics, Pipeline, Project};
+use crate::sink::postgres::checkpoint::{self, CheckpointKey};
+
+/// What became of one pipeline.
+#[derive(Debug)]
+pub struct Refill {
+    /// Its name.
+    pub pipeline: String,
+    /// Where it was; None if it wasn't filled yet, so that there was nothing to do.
+    pub loaded_lsn: Option<Lsn>,
+    /// What a person should see to before the next run.
+    pub caution: Option<String>,
+}
+
+/// Gives up the place of these pipelines, so that the next run backfills them.
+///
+/// # Errors
+/// All names that no pipeline has, or whose pipeline has no backfill; servers that can't be reached; another process
+/// that runs the project. In all of these cases nothing has changed.
+pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, EngineError> {
+    let pipelines = select(project, names)?;
+    let is_wanted =
+        |name: &str| pipelines.iter().any(|p| p.input.connection == name || p.output.connection == name);
+    let (found, errors) = inspect(project, is_wanted).await;
+    if !errors.is_empty() {
+        return Err(EngineError::Servers(errors));
+    }
+    let (_keep, mut shutdown) = watch::channel(false);
+    let mut guards = Vec::new();
+    for database in found.iter().filter(|database| database.is_read) {
+        let Some(source) =
+            found.iter().filter(|f| f.is_same_database(database)).find_map(|f| f.source.as_ref())
+        else {
+            continue;
+        };
+        let taken = guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown).await;
+        guards.push(taken.map_err(|error| match error {
+            EngineError::Held(held) => EngineError::Held(format!(
+                "{held}. Stop it, run this command again, and start it again; nothing was changed"
+            )),
+            error => error,
+        })?);
+    }
+    let mut refills = Vec::new();
+    for pipeline in pipelines {
+        refills.push(reset(project, pipeline, &found).await?);
+    }
+    Ok(refills)
+}
+
+/// The pipelines of these names, once each.
+fn select<'p>(project: &'p Project, names: &[String]) -> Result<Vec<&'p Pipeline>, EngineError> {
+    let (mut pipelines, mut problems): (Vec<&Pipeline>, Vec<Diagnostic>) = (Vec::new(), Vec::new());
+    for name in names {
+        match project.pipeline(name) {
+            Ok(pipeline) if pipelines.iter().any(|known| known.name == pipeline.name) => {}
+            Ok(pipeline) => match has_no_backfill(pipeline) {
+                Some(problem) => problems.push(problem),
+                None => pipelines.push(pipeline),
+            },
+            Err(problem) => problems.push(*problem),
+        }
+    }
+    let problems: Diagnostics = problems.into_iter().collect();
+    if problems.is_empty() { Ok(pipelines) } else { Err(EngineError::Files(problems)) }
+}
+
+/// Without a backfill its next run would begin with the changes of that day, and those since its place be lost.
+fn has_no_backfill(pipeline: &Pipeline) -> Option<Diagnostic> {
+    let why = match (pipeline.backfill, pipeline.output.on.insert) {
+        (false, _) => "backfill: false",
+        (true, Action::Ignore) => "on: {insert: ignore}",
+        _ => return None,
+    };
+    let message = format!("pipeline {} can't be filled anew: it has no backfill (`{why}`)", pipeline.name);
+    Some(Diagnostic::error(&pipeline.config_path, message).help("change that first, then try again"))
+}
+
+async fn reset(project: &Project, pipeline: &Pipeline, found: &[Found]) -> Result<Refill, EngineError> {
+    let connection = pipeline.output.connection.as_str();
+    let Some(output) = found.iter().find(|f| f.connection.name == connection) else {
+        return Err(EngineError::server(format!(
+            "pipeline {}: connection {connection} is ClickHouse, which can't be written to yet",
+            pipeline.name
+        )));
+    };
+    let stored = found.iter().filter(|f| f.is_same_database(output)).filter_map(|f| f.output.as_ref());
+    let mut stored = stored.flat_map(|o| &o.checkpoints).filter(|c| c.pipeline == pipeline.name);
+    let loaded_lsn = stored.find_map(|checkpoint| checkpoint.loaded_lsn);
+    if loaded_lsn.is_some() {
+        let key =
+            CheckpointKey { project: project.checkpoint_name().to_owned(), pipeline: pipeline.name.clone() };
+        let done = checkpoint::reset(&output.session.client, &key).await;
+        done.map_err(|e| EngineError::server(format!("connection {connection}: {e}")))?;
+    }
+    Ok(Refill { pipeline: pipeline.name.clone(), loaded_lsn, caution: caution(project, pipeline) })
+}
+
+fn caution(project: &Project, pipeline: &Pipeline) -> Option<String> {
+    if pipeline.sql.load.is_some() {
+        return Some("load.sql gets every row again: empty what it writes first".to_owned());
+    }
+    let table = pipeline.output.table.as_ref()?;
+    if pipeline.output.on.insert == Action::Insert {
+        return Some(format!("rows are appended: empty {table} first, or they will be there twice"));
+    }
+    let is_shared = project.pipelines.iter().any(|other| {
+        other.name != pipeline.name
+            && other.output.connection == pipeline.output.connection
+            && other.output.table.as_ref() == Some(table)
+    });
+    is_shared.then(|| {
+        format!("other pipelines write {table} too, so rows that this one no longer returns stay: delete them first")
+    })
+}

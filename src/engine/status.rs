@@ -1,0 +1,202 @@
+//! How a project stands, from what its servers know: works whether or not a process runs it. Only reads.
+
+use serde::Serialize;
+
+use super::inspect::{Found, FoundSource, inspect};
+use crate::config::{Pipeline, Project};
+use crate::sink::postgres::checkpoint::Checkpoint;
+
+/// A project, as it stands.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Its name in checkpoints.
+    pub project: String,
+    /// Those with a folder by name, then those whose folder is gone.
+    pub pipelines: Vec<PipelineStatus>,
+    /// Databases that are read from, or still have a slot or publication.
+    pub sources: Vec<SourceStatus>,
+    /// Why servers couldn't be asked.
+    pub errors: Vec<String>,
+}
+
+/// What a pipeline is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineState {
+    /// It has no checkpoint: the next run fills it.
+    NeverFilled,
+    /// Its checkpoint wants a backfill, and nobody is at it.
+    ToFill,
+    /// Its backfill is under way.
+    Filling,
+    /// Its backfill is done; it is as far as its `loaded_lsn`.
+    Following,
+    /// It has a checkpoint and no folder.
+    Gone,
+    /// Its output couldn't be asked.
+    Unknown,
+}
+
+/// A pipeline.
+#[derive(Debug, Serialize)]
+pub struct PipelineStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is at.
+    pub state: PipelineState,
+    /// The connection that it reads from; None where its folder is gone.
+    pub source: Option<String>,
+    /// The connection that has its checkpoint.
+    pub output: String,
+    /// Up to where its rows are loaded.
+    pub loaded_lsn: Option<String>,
+    /// How far that is behind the end of the source's WAL.
+    pub lag_bytes: Option<u64>,
+    /// Seconds since its checkpoint was written.
+    pub updated_seconds_ago: Option<u64>,
+}
+
+/// What a slot is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotState {
+    /// There is none.
+    Missing,
+    /// The server has given it up: changes are missing.
+    Lost,
+    /// Somebody streams from it.
+    Active,
+    /// Nobody does.
+    Idle,
+}
+
+/// A source.
+#[derive(Debug, Serialize)]
+pub struct SourceStatus {
+    /// Its connection.
+    pub name: String,
+    /// Whether a process runs the project there.
+    pub is_running: bool,
+    /// Name of slot and publication.
+    pub slot: String,
+    /// What the slot is good for.
+    pub slot_state: SlotState,
+    /// Why it is lost, in the server's word.
+    pub lost_reason: Option<String>,
+    /// The server's process that streams from it.
+    pub active_pid: Option<i32>,
+    /// What it was told.
+    pub confirmed_lsn: Option<String>,
+    /// WAL that it keeps.
+    pub held_bytes: Option<i64>,
+    /// WAL that may still be written before it is in danger; None without a limit.
+    pub safe_bytes: Option<i64>,
+    /// Whether the publication is there.
+    pub has_publication: bool,
+}
+
+impl Status {
+    /// Whether pipelines follow a source whose slot or publication is missing or lost: they can't go on.
+    pub fn is_broken(&self) -> bool {
+        self.pipelines.iter().filter(|p| p.state == PipelineState::Following).any(|pipeline| {
+            let source = self.sources.iter().find(|source| Some(&source.name) == pipeline.source.as_ref());
+            source.is_some_and(|source| {
+                !source.has_publication || matches!(source.slot_state, SlotState::Missing | SlotState::Lost)
+            })
+        })
+    }
+}
+
+/// Asks all servers of the project.
+pub async fn fetch(project: &Project) -> Status {
+    let (found, errors) = inspect(project, |_| true).await;
+    let mut pipelines: Vec<PipelineStatus> =
+        project.pipelines.iter().map(|pipeline| pipeline_status(pipeline, &found)).collect();
+    for database in &found {
+        let stored = database.output.iter().flat_map(|output| &output.checkpoints);
+        let gone = stored.filter(|checkpoint| !has_folder(project, &found, database, checkpoint));
+        pipelines.extend(gone.map(|checkpoint| gone_status(checkpoint, database)));
+    }
+    let sources = found.iter().filter_map(|database| Some((database, database.source.as_ref()?)));
+    let sources =
+        sources.filter(|(database, s)| database.is_read || s.slot.is_some() || s.publication.is_some());
+    let sources = sources.map(|(database, source)| source_status(database, source)).collect();
+    Status { project: project.checkpoint_name().to_owned(), pipelines, sources, errors }
+}
+
+/// The connection of that name, or the one that stands for its database.
+fn standing_for<'f>(found: &'f [Found], name: &str) -> impl Iterator<Item = &'f Found> {
+    let named = found.iter().find(|database| database.connection.name == name);
+    found.iter().filter(move |database| named.is_some_and(|named| named.is_same_database(database)))
+}
+
+fn has_folder(project: &Project, found: &[Found], database: &Found, checkpoint: &Checkpoint) -> bool {
+    project.pipelines.iter().any(|pipeline| {
+        let mut outputs = standing_for(found, &pipeline.output.connection);
+        pipeline.name == checkpoint.pipeline && outputs.any(|output| output.is_same_database(database))
+    })
+}
+
+fn pipeline_status(pipeline: &Pipeline, found: &[Found]) -> PipelineStatus {
+    let output = standing_for(found, &pipeline.output.connection).find_map(|f| f.output.as_ref());
+    let checkpoint = output.and_then(|o| o.checkpoints.iter().find(|c| c.pipeline == pipeline.name));
+    let source = standing_for(found, &pipeline.input.connection).find(|f| f.source.is_some());
+    let is_running = source.and_then(|f| f.source.as_ref()).is_some_and(|source| source.is_running);
+    let state = match (output, checkpoint) {
+        (None, _) => PipelineState::Unknown,
+        (_, None) => PipelineState::NeverFilled,
+        (_, Some(checkpoint)) if checkpoint.loaded_lsn.is_some() => PipelineState::Following,
+        _ if is_running => PipelineState::Filling,
+        _ => PipelineState::ToFill,
+    };
+    let loaded = checkpoint.and_then(|c| c.loaded_lsn);
+    // A checkpoint of another server's says nothing about this one's WAL.
+    let source = source.filter(|source| checkpoint.is_some_and(|c| source.is_origin_of(c)));
+    let wal_lsn = source.and_then(|f| f.source.as_ref()).map(|source| source.wal_lsn);
+    PipelineStatus {
+        name: pipeline.name.clone(),
+        state,
+        // Named as the list of sources has it.
+        source: standing_for(found, &pipeline.input.connection)
+            .find(|f| f.source.is_some())
+            .map(|f| f.connection.name.clone())
+            .or_else(|| Some(pipeline.input.connection.clone())),
+        output: pipeline.output.connection.clone(),
+        loaded_lsn: loaded.map(|lsn| lsn.to_string()),
+        lag_bytes: wal_lsn.zip(loaded).map(|(end, loaded)| end.bytes_since(loaded)),
+        updated_seconds_ago: checkpoint.map(|c| c.age.as_secs()),
+    }
+}
+
+fn gone_status(checkpoint: &Checkpoint, database: &Found) -> PipelineStatus {
+    PipelineStatus {
+        name: checkpoint.pipeline.clone(),
+        state: PipelineState::Gone,
+        source: None,
+        output: database.connection.name.clone(),
+        loaded_lsn: checkpoint.loaded_lsn.map(|lsn| lsn.to_string()),
+        lag_bytes: None,
+        updated_seconds_ago: Some(checkpoint.age.as_secs()),
+    }
+}
+
+fn source_status(database: &Found, source: &FoundSource) -> SourceStatus {
+    let slot = source.slot.as_ref();
+    SourceStatus {
+        name: database.connection.name.clone(),
+        is_running: source.is_running,
+        slot: source.slot_name.clone(),
+        slot_state: match slot {
+            None => SlotState::Missing,
+            Some(slot) if slot.lost.is_some() => SlotState::Lost,
+            Some(slot) if slot.active_pid.is_some() => SlotState::Active,
+            Some(_) => SlotState::Idle,
+        },
+        lost_reason: slot.and_then(|slot| slot.lost.clone()),
+        active_pid: slot.and_then(|slot| slot.active_pid),
+        confirmed_lsn: slot.and_then(|slot| slot.confirmed_flush_lsn).map(|lsn| lsn.to_string()),
+        held_bytes: source.retention.as_ref().and_then(|retention| retention.held_bytes),
+        safe_bytes: source.retention.as_ref().and_then(|retention| retention.safe_bytes),
+        has_publication: source.publication.is_some(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Removes what trucker created for a project, and nothing else: slots first, since they hold WAL, then publications,
+//! then checkpoints. Interrupted, it goes on where it was: each part is looked for by itself.
+
+use tokio::sync::watch;
+use tokio_postgres::error::SqlState;
+
+use super::error::EngineError;
+use super::guard::{self, Guard};
+use super::inspect::{Found, FoundSource, inspect};
+use crate::config::Project;
+use crate::postgres::ident::quote_ident;
+use crate::sink::postgres::checkpoint;
+
+/// What there is to remove, in the user's words.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// What will be removed, in this order.
+    pub removed: Vec<String>,
+    /// What stays, and why.
+    pub left: Vec<String>,
+}
+
+/// Says what [`remove`] would do. Changes nothing.
+///
+/// # Errors
+/// If one of the project's servers can't be looked at.
+pub async fn plan(project: &Project) -> Result<Plan, EngineError> {
+    Ok(plan_for(&look(project).await?))
+}
+
+/// Removes it, and says what it did.
+///
+/// # Errors
+/// If one of the servers can't be looked at, or another process runs the project: then nothing was removed. If a server
+/// refuses something: then what came before is gone, and trying again goes on there.
+pub async fn remove(project: &Project) -> Result<Plan, EngineError> {
+    let mut found = look(project).await?;
+    let (_guards, has_waited) = lock(&found).await?;
+    if has_waited {
+        found = look(project).await?;
+    }
+    let mut plan = plan_for(&found);
+    for (database, source) in sources(&found).filter(|(_, source)| source.slot.is_some()) {
+        drop_slot(database, &source.slot_name).await?;
+    }
+    for (database, source) in sources(&found).filter(|(_, source)| is_droppable(source)) {
+        let sql = format!("DROP PUBLICATION IF EXISTS {}", quote_ident(&source.slot_name));
+        let dropped = database.session.client.batch_execute(&sql).await;
+        dropped.map_err(EngineError::at(&database.connection.name, "dropping the publication"))?;
+    }
+    for database in &found {
+        let Some(output) = &database.output else { continue };
+        let (name, client) = (&database.connection.name, &database.session.client);
+        let failed = |e| EngineError::server(format!("connection {name}: {e}"));
+        if !output.checkpoints.is_empty() {
+            checkpoint::delete_all(client, project.checkpoint_name()).await.map_err(failed)?;
+        }
+        if output.is_schema_spare && !checkpoint::drop_schema(client).await.map_err(failed)? {
+            let schema = schema(database);
+            plan.removed.retain(|line| *line != schema);
+            plan.left.push(format!("{schema}: something else uses it"));
+        }
+    }
+    Ok(plan)
+}
+
+async fn look(project: &Project) -> Result<Vec<Found>, EngineError> {
+    let (found, errors) = inspect(project, |_| true).await;
+    if errors.is_empty() { Ok(found) } else { Err(EngineError::Servers(errors)) }
+}
+
+fn sources(found: &[Found]) -> impl Iterator<Item = (&Found, &FoundSource)> {
+    found.iter().filter_map(|database| Some((database, database.source.as_ref()?)))
+}
+
+/// Keeps every process of the project away, or fails; and whether that took a while.
+async fn lock(found: &[Found]) -> Result<(Vec<Guard>, bool), EngineError> {
+    let (_keep, mut shutdown) = watch::channel(false);
+    let (mut guards, mut has_waited) = (Vec::new(), false);
+    for (database, source) in sources(found) {
+        if !database.is_read && source.slot.is_none() && source.publication.is_none() {
+            continue;
+        }
+        let taken = guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown).await;
+        let (guard, waited) = taken.map_err(|error| match error {
+            EngineError::Held(held) => {
+                EngineError::Held(format!("{held}. Stop it first; nothing was removed"))
+            }
+            error => error,
+        })?;
+        guards.push(guard);
+        has_waited |= waited;
+    }
+    Ok((guards, has_waited))
+}
+
+fn is_droppable(source: &FoundSource) -> bool {
+    source.publication.as_ref().is_some_and(|publication| publication.is_ours)
+}
+
+fn schema(database: &Found) -> String {
+    format!("connection {}: schema trucker", database.connection.name)
+}
+
+fn plan_for(found: &[Found]) -> Plan {
+    let mut plan = Plan::default();
+    for (database, source) in sources(found).filter(|(_, source)| source.slot.is_some()) {
+        plan.removed
+            .push(format!("connection {}: replication slot {}", database.connection.name, source.slot_name));
+    }
+    for (database, source) in sources(found) {
+        let Some(publication) = &source.publication else { continue };
+        let line = format!("connection {}: publication {}", database.connection.name, source.slot_name);
+        if publication.is_ours {
+            plan.removed.push(line);
+        } else {
+            plan.left.push(format!(
+                "{line}: it belongs to {}, who may DROP PUBLICATION {}",
+                publication.owner,
+                quote_ident(&source.slot_name)
+            ));
+        }
+    }
+    for database in found {
+        let Some(output) = &database.output else { continue };
+        if !output.checkpoints.is_empty() {
+            let names: Vec<&str> = output.checkpoints.iter().map(|c| c.pipeline.as_str()).collect();
+            plan.removed.push(format!(
+                "connection {}: checkpoints of {}",
+                database.connection.name,
+                names.join(", ")
+            ));
+        }
+        if output.is_schema_spare {
+            plan.removed.push(schema(database));
+        }
+    }
+    plan
+}
+
+async fn drop_slot(database: &Found, slot: &str) -> Result<(), EngineError> {
+    let sql = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
+               WHERE slot_name = $1";
+    let name = &database.connection.name;
+    match database.session.client.execute(sql, &[&slot]).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => Err(EngineError::Held(format!(
+            "connection {name}: replication slot {slot} is held by another process. Stop it first"
+        ))),
+        Err(error) => Err(EngineError::at(name, "dropping the replication slot")(error)),
+    }
+}
