@@ -67,6 +67,23 @@ impl Relation {
         self.identity == ReplicaIdentity::Full || self.columns[column].is_identity
     }
 
+    /// Adds those of `columns` that this relation doesn't have, at the end: columns that the table got after the change
+    /// was made. No old row holds them, not even under FULL.
+    pub fn add_later_columns(&mut self, columns: Vec<Column>) {
+        let later: Vec<Column> =
+            columns.into_iter().filter(|c| self.column_index(&c.name).is_none()).collect();
+        if later.is_empty() {
+            return;
+        }
+        for column in &mut self.columns {
+            column.is_identity |= self.identity == ReplicaIdentity::Full;
+        }
+        if self.identity == ReplicaIdentity::Full {
+            self.identity = ReplicaIdentity::Index;
+        }
+        self.columns.extend(later.into_iter().map(|column| Column { is_identity: false, ..column }));
+    }
+
     /// `schema.table` for people; not quoted, so never for SQL.
     pub fn display_name(&self) -> String {
         format!("{}.{}", self.schema, self.table)

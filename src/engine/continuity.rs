@@ -4,6 +4,7 @@
 use super::error::EngineError;
 use super::prepare::{PreparedSource, fetch_switch_point};
 use crate::change::Lsn;
+use crate::pipeline::definition::Definition;
 use crate::sink::postgres::checkpoint::Checkpoint;
 use crate::source::slot::Slot;
 
@@ -15,6 +16,7 @@ pub async fn check(source: &PreparedSource) -> Result<(), EngineError> {
         messages.extend(publication(source));
         for pipeline in &source.pipelines {
             if let Some(checkpoint) = &pipeline.checkpoint {
+                messages.extend(redirected(&pipeline.definition, checkpoint));
                 messages.extend(continues(source, checkpoint).await?);
             }
         }
@@ -88,6 +90,24 @@ fn publication(source: &PreparedSource) -> Vec<String> {
 
 fn refill(pipeline: &str) -> String {
     format!("trucker backfill {pipeline}, then trucker run")
+}
+
+/// A pipeline whose tables are others than those that it was filled from and into.
+fn redirected(definition: &Definition, checkpoint: &Checkpoint) -> Option<String> {
+    let (pipeline, now) = (&checkpoint.pipeline, (definition.output_name(), Some(definition.input_names())));
+    let before = (checkpoint.output_table.clone(), checkpoint.input_tables.clone());
+    let said = |(output, input): &(Option<String>, Option<String>)| {
+        let text = |name: &Option<String>| name.clone().unwrap_or_else(|| "load.sql".to_owned());
+        format!("from {} into {}", text(input), text(output))
+    };
+    (now != before).then(|| {
+        format!(
+            "pipeline {pipeline} goes {} now, but it was filled {}: what is there already would be missing. Fill it anew: {}",
+            said(&now),
+            said(&before),
+            refill(pipeline)
+        )
+    })
 }
 
 async fn continues(source: &PreparedSource, checkpoint: &Checkpoint) -> Result<Option<String>, EngineError> {

@@ -33,9 +33,9 @@ async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
                 origin.timeline = found.origin.timeline;
                 origin == found.origin
             });
+            // By name alone: another connection of the project may lead to the same database.
             let mut pipelines = project.sources.iter().flat_map(|s| &s.pipelines);
-            let is_known = pipelines
-                .any(|p| p.definition.key.pipeline == found.pipeline && p.definition.output.name == *name);
+            let is_known = pipelines.any(|p| p.definition.key.pipeline == found.pipeline);
             if is_ours && !is_known && found.loaded_lsn.is_some() {
                 tracing::warn!(event = "pipeline_gone", pipeline = %found.pipeline,
                     "the pipeline's folder is gone: its place is given up; bringing it back means a new backfill");

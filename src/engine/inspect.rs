@@ -197,7 +197,7 @@ async fn name_on(
     checkpoints: &[Checkpoint],
 ) -> Result<String, EngineError> {
     let (client, version) = (&database.session.client, database.session.server_version);
-    let name = slot_name(client, version, &database.connection, project).await?;
+    let name = slot_name(client, version, &database.connection, project, |_| false).await?;
     let base = project.slot_name();
     let is_there = slot::fetch(client, version, &name).await;
     let is_there = is_there.map_err(EngineError::at(&database.connection.name, "reading slots"))?.is_some();

@@ -210,7 +210,8 @@ impl Running {
         shutdown: watch::Receiver<bool>,
     ) {
         let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
-        let task = SourceTask { connection, slot, router, progress, attach, target, shutdown };
+        let identity = source.identity.clone();
+        let task = SourceTask { connection, slot, identity, router, progress, attach, target, shutdown };
         self.tasks.spawn(async move { Event::Source(place, task.run().await) });
     }
 

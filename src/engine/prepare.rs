@@ -269,7 +269,8 @@ async fn check_pipelines(
             Err(error) => findings.pipeline(&pipeline.name, error),
         }
     }
-    check_ownership(source, findings).await
+    check_ownership(source, findings).await?;
+    check_ancestors(source, findings).await
 }
 
 async fn check_pipeline(
@@ -325,6 +326,28 @@ async fn check_ownership(source: &PreparedSource, findings: &mut Findings) -> Re
             findings.server(format!(
                 "connection {name}: {role} doesn't own {table}, so it may not publish it. ALTER TABLE {table} OWNER TO {role}, \
                  or make {role} a member of the owner"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Changes of a partition are sent as those of its topmost published ancestor: a pipeline on the partition itself would
+/// get nothing.
+async fn check_ancestors(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
+    let name = source.connection.name.as_str();
+    let tables: Vec<_> = source.pipelines.iter().flat_map(|p| &p.definition.tables).collect();
+    let wanted: Vec<u32> = tables.iter().map(|t| t.oid).collect();
+    for table in tables {
+        let sql = "SELECT a.relid::regclass::text FROM pg_catalog.pg_partition_ancestors($1::oid::regclass) a \
+                   WHERE a.relid <> $1::oid AND a.relid = ANY ($2::oid[])";
+        let ancestor = source.control.client.query(sql, &[&table.oid, &wanted]).await;
+        let ancestor = ancestor.map_err(EngineError::at(name, "looking for partitions"))?;
+        if let Some(ancestor) = ancestor.first().map(|row| row.get::<_, String>(0)) {
+            findings.server(format!(
+                "connection {name}: {} is a partition of {ancestor}, which another pipeline reads: its changes are sent as \
+                 those of {ancestor}. Read {ancestor} in both, and filter in transform.sql",
+                table.sql()
             ));
         }
     }

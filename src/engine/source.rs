@@ -15,7 +15,10 @@ use crate::change::Lsn;
 use crate::checkpoint::Progress;
 use crate::config::PostgresConnection;
 use crate::pipeline::task::Attach;
+use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
+use crate::postgres::{Purpose, connect, error};
 use crate::source::assemble::{AssembleError, Assembler};
+use crate::source::slot;
 use crate::source::stream::{Frame, ReplicationStream, StreamError};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -40,6 +43,12 @@ pub enum SourceError {
          Start over: trucker teardown, then trucker run"
     )]
     NoPublication(String),
+    /// The server is not the one that it was.
+    #[error("the source is not what it was: {0}. Start trucker again to see whether its pipelines can go on")]
+    Replaced(String),
+    /// It could not be asked who it is.
+    #[error("asking the source who it is: {}", error::describe(.0))]
+    Asking(#[source] tokio_postgres::Error),
     /// The server waits for us with its shutdown, and we for an output.
     #[error("the source is shutting down, and not everything can be loaded before that: letting it go")]
     ShuttingDown,
@@ -50,7 +59,8 @@ impl SourceError {
         match self {
             SourceError::Stream(error) => error.is_transient(),
             SourceError::ShuttingDown => true,
-            SourceError::Assemble(_) | SourceError::NoPublication(_) => false,
+            SourceError::Asking(error) => error::is_transient(error),
+            SourceError::Assemble(_) | SourceError::NoPublication(_) | SourceError::Replaced(_) => false,
         }
     }
 }
@@ -61,6 +71,8 @@ pub struct SourceTask {
     pub connection: PostgresConnection,
     /// The slot, which the publication shares its name with.
     pub slot: String,
+    /// The server as it was at the start.
+    pub identity: ServerIdentity,
     /// Who reads what.
     pub router: Router,
     /// What its pipelines have loaded.
@@ -84,13 +96,18 @@ impl SourceTask {
         let mut pause = PAUSE_MIN;
         loop {
             let Some(from) = self.start().await else { return Ok(()) };
-            let outcome = match ReplicationStream::start(&self.connection, &self.slot, &self.slot, from).await
-            {
+            let started = match self.verify(from).await {
+                Ok(()) => ReplicationStream::start(&self.connection, &self.slot, &self.slot, from)
+                    .await
+                    .map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            let outcome = match started {
                 Ok(stream) => {
                     tracing::debug!(event = "streaming", connection = %self.connection.name, from = %from, "streaming");
                     self.stream(stream, &mut pause).await
                 }
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             };
             match outcome {
                 Ok(Next::End) => return Ok(()),
@@ -106,6 +123,40 @@ impl SourceTask {
                 () = ended(&mut self.shutdown) => return Ok(()),
             }
         }
+    }
+
+    /// Sees that the server is still the one that the pipelines' positions are of: before every stream, since what is
+    /// behind an address may have been replaced while we were away. The server itself starts wherever it is told to.
+    async fn verify(&self, from: Lsn) -> Result<(), SourceError> {
+        let session = connect(&self.connection, Purpose::Control).await.map_err(StreamError::from)?;
+        let now = fetch_server_identity(&session.client).await.map_err(SourceError::Asking)?;
+        let slot = slot::fetch(&session.client, session.server_version, &self.slot)
+            .await
+            .map_err(SourceError::Asking)?;
+        let Some(slot) = slot else {
+            return Err(SourceError::Replaced(format!("replication slot {} is gone", self.slot)));
+        };
+        let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
+        let wrong = if now.system_identifier != self.identity.system_identifier {
+            "it is another database cluster".to_owned()
+        } else if now.timeline != self.identity.timeline {
+            format!(
+                "it is on timeline {} now, after {}: a standby was promoted, or a backup restored",
+                now.timeline, self.identity.timeline
+            )
+        } else if confirmed > from {
+            format!(
+                "its slot starts at {confirmed}, and changes from {from} on are needed: it was made anew or advanced"
+            )
+        } else if from > now.flush_lsn {
+            format!(
+                "its WAL ends at {}, and {from} was loaded from it: it was restored from a backup",
+                now.flush_lsn
+            )
+        } else {
+            return Ok(());
+        };
+        Err(SourceError::Replaced(wrong))
     }
 
     /// Waits until somebody wants changes, and answers from where; None when it is to end.

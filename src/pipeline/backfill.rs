@@ -100,19 +100,17 @@ async fn fill(
     if copies.iter().any(|(_, load)| load.is_some()) {
         return fill_by_load(definition, source, writer, copies).await;
     }
-    let Some((first, _)) = copies.first() else { return Ok(()) };
-    let mut fill = filling(definition, first, is_staged);
-    if is_staged {
-        writer.stage(&fill).await?;
-    }
-    let mut rows = 0;
-    for (copy, _) in &copies {
-        fill.is_binary = copy.is_binary();
-        fill.columns = names(copy);
+    let (mut rows, mut fills) = (0, Vec::new());
+    for (number, (copy, _)) in copies.iter().enumerate() {
+        let fill = filling(definition, copy, is_staged.then_some(number));
+        if is_staged {
+            writer.stage(&fill).await?;
+        }
         let mut into = writer.copy(&fill).await?;
         rows += pipe(source, copy, &mut into, fill.is_binary, &definition.pipeline.name).await?;
+        fills.push(fill);
     }
-    let removed = if is_staged { writer.merge_staged(&fill).await? } else { 0 };
+    let removed = if is_staged { writer.merge_staged(&fills).await? } else { 0 };
     tracing::info!(event = "backfilled", pipeline = %definition.pipeline.name, rows, removed, "backfill done");
     Ok(())
 }
@@ -121,7 +119,7 @@ fn names(copy: &CopyQuery) -> Vec<String> {
     copy.columns.iter().map(|c| c.name.clone()).collect()
 }
 
-fn filling(definition: &Definition, copy: &CopyQuery, is_staged: bool) -> Fill {
+fn filling(definition: &Definition, copy: &CopyQuery, staging: Option<usize>) -> Fill {
     let on = definition.pipeline.output.on;
     Fill {
         action: on.insert,
@@ -130,7 +128,7 @@ fn filling(definition: &Definition, copy: &CopyQuery, is_staged: bool) -> Fill {
             && on.delete == Action::Delete
             && on.insert == Action::Upsert
             && definition.rules_have_key(),
-        is_staged,
+        staging,
         columns: names(copy),
         is_binary: copy.is_binary(),
     }

@@ -104,7 +104,8 @@ fn compiler<'a>(
     Compiler { client, pipeline: &definition.pipeline, source, relation, types: types.clone(), replace }
 }
 
-async fn current_table(definition: &Definition, client: &Client, relation: &Relation) -> Checked<Table> {
+/// The input table as the catalog has it now. Refuses one that isn't the one it was, or isn't called as it was.
+pub async fn current_table(definition: &Definition, client: &Client, relation: &Relation) -> Checked<Table> {
     let known = definition.tables.iter().find(|t| t.oid == relation.oid);
     let is_named = |t: &TableName| t.schema == relation.schema && t.table == relation.table;
     let is_input = definition.pipeline.input.tables.iter().any(is_named);

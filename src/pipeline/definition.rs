@@ -85,6 +85,13 @@ impl Definition {
         self.target.as_ref().is_some_and(|target| !target.key.is_empty())
     }
 
+    /// The input tables' names, as the checkpoint keeps them.
+    pub fn input_names(&self) -> String {
+        let mut names: Vec<String> = self.pipeline.input.tables.iter().map(TableName::to_string).collect();
+        names.sort();
+        names.join(", ")
+    }
+
     /// The output table's name, as the checkpoint keeps it.
     pub fn output_name(&self) -> Option<String> {
         self.pipeline.output.table.as_ref().map(TableName::to_string)
@@ -150,6 +157,7 @@ async fn input_table(
         problems.push(config_problem(pipeline, &name.table, message, format!("ALTER ROLE {role} BYPASSRLS")));
     }
     problems.extend(without_identity(pipeline, &table));
+    problems.extend(partitions_without_identity(pipeline, &table, client).await?);
     Ok(Some(table))
 }
 
@@ -178,6 +186,42 @@ fn without_identity(pipeline: &Pipeline, table: &Table) -> Option<SqlProblem> {
         "{sql} can't be published: {why}, so Postgres would refuse every UPDATE and DELETE of it from then on"
     );
     Some(config_problem(pipeline, &table.table, message, help))
+}
+
+/// The partitions of a table whose changes come without what the table's replica identity promises: what is in the WAL
+/// is up to each partition, and `ALTER TABLE … REPLICA IDENTITY` doesn't reach them.
+async fn partitions_without_identity(
+    pipeline: &Pipeline,
+    table: &Table,
+    client: &Client,
+) -> Checked<Vec<SqlProblem>> {
+    if table.kind != 'p' {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) \
+               FROM pg_catalog.pg_partition_tree($1::oid::regclass) t \
+               JOIN pg_catalog.pg_class c ON c.oid = t.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE t.isleaf AND c.relkind = 'r' AND c.relreplident <> 'f' AND (c.relreplident::text <> $2 \
+                 OR c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid \
+                    AND i.indisprimary AND i.indimmediate)) ORDER BY 1";
+    let letter = match table.identity {
+        ReplicaIdentity::Default => "d",
+        ReplicaIdentity::Nothing => "n",
+        ReplicaIdentity::Full => "f",
+        ReplicaIdentity::Index => "i",
+    };
+    let rows = client.query(sql, &[&table.oid, &letter]).await;
+    let rows = rows.map_err(PipelineError::source("reading partitions"))?;
+    let problem = |row: &tokio_postgres::Row| {
+        let partition: String = row.get(0);
+        let message =
+            format!("partition {partition} of {} has another replica identity than the table", table.sql());
+        let help = format!(
+            "ALTER TABLE {partition} REPLICA IDENTITY FULL (or as the table's; each partition has its own)"
+        );
+        config_problem(pipeline, &table.table, message, help)
+    };
+    Ok(rows.iter().map(problem).collect())
 }
 
 async fn missing_table(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::change::{Change, Operation, Relation, Tuple};
+use crate::change::{Cell, Change, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
@@ -15,7 +15,7 @@ use crate::transform::compile::{Removal, Rows};
 use crate::transform::query::{Query, Types};
 use crate::transform::{resolve, run, visibility};
 
-use super::compiled::{Compiled, Load};
+use super::compiled::{Compiled, Load, current_table};
 use super::definition::{Checked, Definition};
 use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
@@ -53,6 +53,8 @@ pub struct Stage {
     compiled: Vec<Arc<Compiled>>,
     fold: Fold,
     lineage: Lineage,
+    /// Relations as sent, and with the columns that they have got since.
+    widened: Vec<(Arc<Relation>, Arc<Relation>)>,
     /// Rows have gone to load.sql since it last ran.
     has_load_rows: bool,
     work: mpsc::Sender<Work>,
@@ -90,6 +92,7 @@ impl Stage {
             compiled: Vec::new(),
             fold: Fold::new(rules),
             lineage: Lineage::default(),
+            widened: Vec::new(),
             has_load_rows: false,
             work,
         })
@@ -100,8 +103,9 @@ impl Stage {
         let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
         for part in parts {
             match part.entry {
-                Entry::Change(change) => segment.push((part.xid, change)),
+                Entry::Change(change) => segment.push((part.xid, self.widen(change).await?)),
                 Entry::Truncate(relation) => {
+                    let relation = self.widened(&relation).await?;
                     self.changes(std::mem::take(&mut segment)).await?;
                     self.truncate(&relation).await?;
                 }
@@ -151,6 +155,34 @@ impl Stage {
                 Ok(())
             }
         }
+    }
+
+    /// The relation, with the columns that the table has got since the stream described it.
+    async fn widened(&mut self, relation: &Arc<Relation>) -> Checked<Arc<Relation>> {
+        if let Some((_, wide)) = self.widened.iter().find(|(known, _)| Arc::ptr_eq(known, relation)) {
+            return Ok(wide.clone());
+        }
+        let table = current_table(&self.definition, &self.session.client, relation).await?;
+        let mut wide = (**relation).clone();
+        wide.add_later_columns(table.relation().columns);
+        let wide = if wide == **relation { relation.clone() } else { Arc::new(wide) };
+        self.widened.retain(|(known, _)| known.oid != relation.oid);
+        self.widened.push((relation.clone(), wide.clone()));
+        Ok(wide)
+    }
+
+    /// A change from before the table got columns: their values weren't sent, and are read where they are needed.
+    async fn widen(&mut self, change: Arc<Change>) -> Checked<Arc<Change>> {
+        let wide = self.widened(&change.relation).await?;
+        if Arc::ptr_eq(&wide, &change.relation) {
+            return Ok(change);
+        }
+        let more = wide.columns.len() - change.relation.columns.len();
+        let fill = |tuple: &Option<Tuple>, cell: Cell<'static>| {
+            tuple.as_ref().map(|tuple| tuple.cells().chain(std::iter::repeat_n(cell, more)).collect())
+        };
+        let (old, new) = (fill(&change.old, Cell::Null), fill(&change.new, Cell::Unchanged));
+        Ok(Arc::new(Change { relation: wide, operation: change.operation, old, new }))
     }
 
     async fn compiled(&mut self, relation: &Arc<Relation>) -> Checked<Arc<Compiled>> {
@@ -417,28 +449,33 @@ impl Group {
 
     /// Places of changes that left out a value which is needed.
     fn unresolved(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> Vec<usize> {
-        if self.operation != Operation::Update {
+        if self.operation == Operation::Delete {
             return Vec::new();
         }
-        let needs = |change: &Change| match self.compiled.transform.rows(Operation::Update) {
+        let is_partial = |change: &Change| change.new.as_ref().is_some_and(Tuple::has_unchanged);
+        let needs = |change: &Change| match self.compiled.transform.rows(self.operation) {
             Rows::Ignored => false,
             Rows::Query(query) => resolve::needs(&query.params, change),
             // Copied as it is, a value may be left alone, unless the row is a new one in the output.
             Rows::Direct(direct) => {
-                let is_left_out = |cell: &usize| {
-                    change.new.as_ref().is_some_and(|new| new.cell(*cell) == crate::change::Cell::Unchanged)
-                };
+                let is_left_out =
+                    |cell: &usize| change.new.as_ref().is_some_and(|new| new.cell(*cell) == Cell::Unchanged);
                 let leaves_alone = matches!(effects.on.update, Action::Upsert | Action::Update);
                 // The row may come to stand under another key, and nothing but a known old key moves it there.
                 let is_lost_sight_of =
                     change.old.is_some() && !matches!(self.compiled.transform.removal, Removal::ByName(_));
                 let is_new = !leaves_alone
+                    || self.operation == Operation::Insert
                     || is_lost_sight_of
                     || self.compiled.loads[Operation::Update as usize].is_some()
                     || !effects.replace_is_key;
                 is_new && direct.cells.iter().any(is_left_out)
             }
         };
-        self.places.iter().copied().filter(|&at| needs(&changes[at].1)).collect()
+        self.places
+            .iter()
+            .copied()
+            .filter(|&at| is_partial(&changes[at].1) && needs(&changes[at].1))
+            .collect()
     }
 }

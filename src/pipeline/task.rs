@@ -152,7 +152,14 @@ impl Task {
         let key = &self.definition.key;
         let Some(epoch) = memory.epoch else {
             let table = self.definition.output_name();
-            let claimed = checkpoint::claim(&output.client, key, &self.origin, table.as_deref()).await?;
+            let claimed = checkpoint::claim(
+                &output.client,
+                key,
+                &self.origin,
+                table.as_deref(),
+                &self.definition.input_names(),
+            )
+            .await?;
             memory.epoch = Some(claimed.epoch);
             return Ok(claimed);
         };

@@ -9,6 +9,7 @@ mod harness;
 mod big_transaction;
 mod commands;
 mod connections;
+mod continuity;
 mod convergence;
 mod copy;
 mod demo;

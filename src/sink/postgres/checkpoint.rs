@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS trucker.checkpoint (
   slot text NOT NULL,
   source_database text NOT NULL,
   output_table text,
+  input_tables text,
   seam_snapshot text,
   seam_bound pg_lsn,
   updated_at timestamptz NOT NULL DEFAULT now(),
@@ -34,7 +35,8 @@ COMMENT ON TABLE trucker.checkpoint IS
 
 const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifier, timeline, slot, source_database, \
                        output_table, seam_snapshot, seam_bound::text, \
-                       extract(epoch FROM pg_catalog.now() - updated_at)::float8";
+                       extract(epoch FROM pg_catalog.now() - updated_at)::float8, \
+                       input_tables";
 
 /// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct Checkpoint {
     pub origin: Origin,
     /// The output table as the pipeline had it.
     pub output_table: Option<String>,
+    /// Its input tables, likewise.
+    pub input_tables: Option<String>,
     /// What the backfill has read, until the stream has passed its bound.
     pub seam: Option<Seam>,
     /// Time since it was written last, by the output's clock.
@@ -142,6 +146,7 @@ fn checkpoint(row: &Row) -> Checkpoint {
             database: row.get(7),
         },
         output_table: row.get(8),
+        input_tables: row.get(12),
         seam: snapshot.zip(lsn(10)).map(|(snapshot, bound)| Seam { snapshot, bound }),
         // A clock that was set back is no reason to fail.
         age: Duration::try_from_secs_f64(row.get(11)).unwrap_or_default(),
@@ -154,13 +159,15 @@ pub async fn claim(
     key: &CheckpointKey,
     origin: &Origin,
     output_table: Option<&str>,
+    input_tables: &str,
 ) -> Result<Checkpoint, SinkError> {
     let sql = format!(
         "INSERT INTO trucker.checkpoint AS c
-           (project, pipeline, epoch, phase, system_identifier, timeline, slot, source_database, output_table)
-         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7)
+           (project, pipeline, epoch, phase, system_identifier, timeline, slot, source_database, output_table,
+            input_tables)
+         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7, $8)
          ON CONFLICT (project, pipeline) DO UPDATE
-         SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table,
+         SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table, input_tables = excluded.input_tables,
              system_identifier = excluded.system_identifier, slot = excluded.slot,
              source_database = excluded.source_database,
              updated_at = pg_catalog.now()
@@ -178,6 +185,7 @@ pub async fn claim(
                 &origin.slot,
                 &origin.database,
                 &output_table,
+                &input_tables,
             ],
         )
         .await

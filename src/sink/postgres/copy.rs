@@ -15,8 +15,6 @@ use super::writer::Writer;
 use crate::config::Action;
 use crate::postgres::ident::{quote_ident, quote_idents};
 
-const STAGING: &str = "trucker_backfill";
-
 /// A backfill under way.
 #[derive(Debug, Clone)]
 pub struct Fill {
@@ -24,12 +22,19 @@ pub struct Fill {
     pub action: Action,
     /// Whether rows of the output that the SQL doesn't return are to go.
     pub removes_others: bool,
-    /// By way of a temporary table.
-    pub is_staged: bool,
+    /// By way of the temporary table of this number; None: straight into the output table.
+    pub staging: Option<usize>,
     /// The columns that come.
     pub columns: Vec<String>,
     /// In binary form.
     pub is_binary: bool,
+}
+
+impl Fill {
+    /// The temporary table.
+    fn staging_sql(&self) -> String {
+        format!("pg_temp.trucker_backfill_{}", self.staging.unwrap_or_default())
+    }
 }
 
 impl Writer {
@@ -50,9 +55,10 @@ impl Writer {
     pub async fn stage(&mut self, fill: &Fill) -> Result<(), SinkError> {
         self.begin().await?;
         let Some(target) = self.target() else { return Ok(()) };
+        let staging = fill.staging_sql();
         let sql = format!(
-            "CREATE TEMPORARY TABLE {STAGING} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA; \
-             ALTER TABLE pg_temp.{STAGING} ADD COLUMN trucker_n bigint GENERATED ALWAYS AS IDENTITY",
+            "CREATE TEMPORARY TABLE {staging} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA; \
+             ALTER TABLE {staging} ADD COLUMN trucker_n bigint GENERATED ALWAYS AS IDENTITY",
             quote_idents(fill.columns.iter().map(String::as_str)),
             target.table.sql()
         );
@@ -64,8 +70,8 @@ impl Writer {
     pub async fn copy(&mut self, fill: &Fill) -> Result<Pin<Box<CopyInSink<Bytes>>>, SinkError> {
         self.begin().await?;
         let table = match self.target() {
-            Some(target) if !fill.is_staged => target.table.sql(),
-            _ => format!("pg_temp.{STAGING}"),
+            Some(target) if fill.staging.is_none() => target.table.sql(),
+            _ => fill.staging_sql(),
         };
         let columns = quote_idents(fill.columns.iter().map(String::as_str));
         let format = if fill.is_binary { " (FORMAT binary)" } else { "" };
@@ -75,21 +81,22 @@ impl Writer {
     }
 
     /// Brings what was staged into the table. Answers how many rows of the table had to go.
-    pub async fn merge_staged(&mut self, fill: &Fill) -> Result<u64, SinkError> {
+    pub async fn merge_staged(&mut self, fills: &[Fill]) -> Result<u64, SinkError> {
         let Some(target) = self.target() else { return Ok(0) };
-        let (remove, put) = (fill.removes_others.then(|| remove_others(target)), merge(target, fill));
         let mut removed = 0;
-        if let Some(sql) = remove {
+        if fills.iter().all(|fill| fill.removes_others) {
             let what = "removing rows that the SQL doesn't return";
+            let sql = remove_others(target, fills);
             removed = self.client().execute(&sql, &[]).await.map_err(SinkError::at(what))?;
         }
-        if let Some(sql) = put {
-            self.client().execute(&sql, &[]).await.map_err(SinkError::at("writing the backfilled rows"))?;
+        for fill in fills {
+            if let Some(sql) = merge(target, fill) {
+                let what = "writing the backfilled rows";
+                self.client().execute(&sql, &[]).await.map_err(SinkError::at(what))?;
+            }
+            let dropped = self.client().batch_execute(&format!("DROP TABLE {}", fill.staging_sql())).await;
+            dropped.map_err(SinkError::at("dropping the backfill's temporary table"))?;
         }
-        self.client()
-            .batch_execute(&format!("DROP TABLE pg_temp.{STAGING}"))
-            .await
-            .map_err(SinkError::at("dropping the backfill's temporary table"))?;
         Ok(removed)
     }
 }
@@ -99,12 +106,16 @@ fn key_matches(target: &Target, left: &str, right: &str) -> String {
     equal.collect::<Vec<_>>().join(" AND ")
 }
 
-fn remove_others(target: &Target) -> String {
-    format!(
-        "DELETE FROM {} AS o WHERE NOT EXISTS (SELECT FROM pg_temp.{STAGING} AS s WHERE {})",
-        target.table.sql(),
-        key_matches(target, "o", "s")
-    )
+fn remove_others(target: &Target, fills: &[Fill]) -> String {
+    let returned = fills.iter().map(|fill| {
+        format!(
+            "NOT EXISTS (SELECT FROM {} AS s WHERE {})",
+            fill.staging_sql(),
+            key_matches(target, "o", "s")
+        )
+    });
+    let returned: Vec<String> = returned.collect();
+    format!("DELETE FROM {} AS o WHERE {}", target.table.sql(), returned.join(" AND "))
 }
 
 fn merge(target: &Target, fill: &Fill) -> Option<String> {
@@ -122,13 +133,14 @@ fn merge(target: &Target, fill: &Fill) -> Option<String> {
         set.collect::<Vec<_>>().join(", ")
     };
     // Of several rows with one key the last counts, as it would if they came one after the other.
-    let last = format!("SELECT DISTINCT ON ({key}) * FROM pg_temp.{STAGING} ORDER BY {key}, trucker_n DESC");
+    let staging = fill.staging_sql();
+    let last = format!("SELECT DISTINCT ON ({key}) * FROM {staging} ORDER BY {key}, trucker_n DESC");
     let insert = |from: &str| {
         format!("INSERT INTO {table} AS o ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {from}")
     };
     match fill.action {
         Action::Ignore => None,
-        Action::Insert => Some(insert(&format!("pg_temp.{STAGING} ORDER BY trucker_n"))),
+        Action::Insert => Some(insert(&format!("{staging} ORDER BY trucker_n"))),
         Action::Upsert if others.clone().next().is_none() => {
             Some(format!("{} ON CONFLICT ({key}) DO NOTHING", insert(&format!("({last}) AS s"))))
         }
@@ -144,7 +156,7 @@ fn merge(target: &Target, fill: &Fill) -> Option<String> {
             key_matches(target, "o", "s")
         )),
         Action::Delete => Some(format!(
-            "DELETE FROM {table} AS o USING pg_temp.{STAGING} AS s WHERE {}",
+            "DELETE FROM {table} AS o USING {staging} AS s WHERE {}",
             key_matches(target, "o", "s")
         )),
     }
