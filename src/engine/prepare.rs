@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::error::{EngineError, Findings};
 use crate::change::Lsn;
-use crate::config::{Connection, Pipeline, PostgresConnection, Project};
+use crate::config::{Connection, OnError, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
 use crate::pipeline::compiled::Compiled;
-use crate::pipeline::definition::{Checked, Definition};
+use crate::pipeline::definition::{Checked, Definition, config_problem};
+use crate::pipeline::error::PipelineError;
 use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
 use crate::postgres::{Purpose, RawConnection, RawError, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey, Origin};
@@ -44,6 +45,8 @@ pub struct PreparedSource {
     pub publication: Option<Publication>,
     /// The cluster.
     pub identity: ServerIdentity,
+    /// The running server: the same for two databases of it.
+    server: String,
     /// Its pipelines.
     pub pipelines: Vec<Prepared>,
 }
@@ -76,6 +79,13 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
     let mut findings = Findings::default();
     let (mut sources, mut outputs) = (Vec::new(), BTreeMap::new());
     for pipeline in &project.pipelines {
+        if pipeline.on_error == OnError::DeadLetter {
+            let help =
+                "leave it out: the pipeline then stops at a change that it can't load, and keeps its place"
+                    .to_owned();
+            let problem = config_problem(pipeline, "on_error", "on_error: dead_letter isn't there yet", help);
+            findings.pipeline(&pipeline.name, PipelineError::Problems(vec![problem]));
+        }
         let output = postgres(project, &pipeline.output.connection);
         let Some(output) = output else {
             findings.server(format!(
@@ -97,10 +107,8 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
         if of_source.is_empty() {
             continue;
         }
-        let taken: Vec<(String, String)> = sources
-            .iter()
-            .map(|s: &PreparedSource| (s.identity.system_identifier.clone(), s.slot_name.clone()))
-            .collect();
+        let taken: Vec<(String, String)> =
+            sources.iter().map(|s: &PreparedSource| (s.server.clone(), s.slot_name.clone())).collect();
         match reach(connection, project, &taken).await {
             Ok(mut source) => {
                 check_capacity(&source, &mut findings).await?;
@@ -164,8 +172,11 @@ async fn reach(
     }
     let identity =
         fetch_server_identity(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
-    let is_taken =
-        |name: &str| taken.iter().any(|(id, slot)| *id == identity.system_identifier && slot == name);
+    // Physical copies share their system identifier; no two servers share that and the moment of their start.
+    let sql = "SELECT pg_catalog.pg_postmaster_start_time()::text";
+    let row = client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking which server it is"))?;
+    let server = format!("{} {}", identity.system_identifier, row.get::<_, String>(0));
+    let is_taken = |name: &str| taken.iter().any(|(id, slot)| *id == server && slot == name);
     let slot_name = slot_name(client, version, connection, project, is_taken).await?;
     let slot =
         slot::fetch(client, version, &slot_name).await.map_err(EngineError::at(name, "reading slots"))?;
@@ -180,6 +191,7 @@ async fn reach(
         slot,
         publication,
         identity,
+        server,
         pipelines: Vec::new(),
     };
     Ok(source)

@@ -99,7 +99,7 @@ impl Definition {
 }
 
 /// A problem with what the config file says; `word` is looked for to find the line.
-pub(super) fn config_problem(
+pub fn config_problem(
     pipeline: &Pipeline,
     word: &str,
     message: impl Into<String>,
