@@ -55,23 +55,23 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
         }
     }
     let name = source.slot_name.as_str();
-    let names = |tables: &[&Table]| -> Vec<(String, String)> {
-        tables.iter().map(|t| (t.schema.clone(), t.table.clone())).collect()
+    let names = |tables: &[&Table]| -> Vec<String> {
+        tables.iter().map(|t| publication::relation_sql(&t.schema, &t.table)).collect()
     };
     let mut statements = Vec::new();
     match &source.publication {
-        None => statements.push(publication::create_sql(name, &borrowed(&names(&wanted)))),
+        None => statements.push(publication::create_sql(name, &names(&wanted))),
         Some(existing) => {
             let added: Vec<&Table> =
                 wanted.iter().copied().filter(|t| existing.table(t.oid).is_none()).collect();
             if !added.is_empty() {
                 let version = source.control.server_version;
-                statements.push(publication::add_sql(version, name, &borrowed(&names(&added))));
+                statements.push(publication::add_sql(version, name, &names(&added)));
             }
             let left = existing.tables.iter().filter(|t| !wanted.iter().any(|w| w.oid == t.oid));
-            let left: Vec<(String, String)> = left.map(|t| (t.schema.clone(), t.table.clone())).collect();
+            let left: Vec<String> = left.map(|t| publication::relation_sql(&t.schema, &t.table)).collect();
             if !left.is_empty() {
-                statements.push(publication::drop_sql(name, &borrowed(&left)));
+                statements.push(publication::drop_sql(name, &left));
             }
         }
     }
@@ -81,10 +81,6 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
         done.map_err(EngineError::at(&source.connection.name, "bringing the publication up to date"))?;
     }
     Ok(())
-}
-
-fn borrowed(names: &[(String, String)]) -> Vec<(&str, &str)> {
-    names.iter().map(|(schema, table)| (schema.as_str(), table.as_str())).collect()
 }
 
 async fn ensure_slot(source: &mut PreparedSource) -> Result<(), EngineError> {

@@ -261,7 +261,7 @@ impl SourceTask {
     async fn tick(&mut self, stream: &ReplicationStream, ticks: u32) {
         let is_hurried = self.is_behind_target();
         // An idle server says nothing unless it is asked.
-        if is_hurried || ticks.is_multiple_of(10) {
+        if is_hurried || self.router.is_going_back() || ticks.is_multiple_of(10) {
             stream.feedback().request_reply();
         }
         self.router.advance(is_hurried).await;

@@ -31,6 +31,10 @@ impl Lineage {
             self.put.clear();
             self.bytes = 0;
         }
+        // An update that leaves the key alone, while no row has moved yet: nothing to tell apart.
+        if self.put.is_empty() && !removed.is_empty() && put.iter().all(|key| removed.contains(key)) {
+            return;
+        }
         let before = identity(change, change.old.as_ref().or(change.new.as_ref()));
         removed.retain(|key| match (self.put.get(key), &before) {
             // Somebody else's row by now: the one that was meant went when that one was put there.

@@ -128,7 +128,7 @@ pub(super) fn verify(connection: &str, row: &[Option<&str>]) -> Result<Found, Co
 mod tests {
     use super::*;
 
-    const GOOD: [Option<&str>; 8] = [
+    const GOOD: [Option<&str>; 9] = [
         Some("150018"),
         Some("on"),
         Some("ISO, DMY"),
@@ -137,6 +137,7 @@ mod tests {
         Some("hex"),
         Some("3"),
         Some("off"),
+        Some("on"),
     ];
 
     #[test]
@@ -148,8 +149,11 @@ mod tests {
 
     #[test]
     fn only_a_writer_may_be_ended_inside_its_transaction() {
-        assert!(options(Purpose::Output).ends_with("-c idle_in_transaction_session_timeout=60s"));
-        assert!(options(Purpose::Source).ends_with("-c idle_in_transaction_session_timeout=0"));
+        let ends = |idle: &str, lock: &str| {
+            format!("-c idle_in_transaction_session_timeout={idle} -c lock_timeout={lock}")
+        };
+        assert!(options(Purpose::Output).ends_with(&ends("60s", "30s")));
+        assert!(options(Purpose::Source).ends_with(&ends("0", "0")));
         assert!(options(Purpose::Control).starts_with("-c DateStyle=ISO -c IntervalStyle=postgres "));
         assert!(!options(Purpose::Source).contains("search_path"));
         assert!(replication_options().ends_with(" -c search_path=pg_catalog"));

@@ -76,20 +76,20 @@ pub async fn fetch(
     Ok(Some(Publication { oid, alteration: alteration.map(str::to_owned), tables }))
 }
 
-/// `CREATE PUBLICATION` for these tables (schema, table). Partitions are published as their root.
-pub fn create_sql(name: &str, tables: &[(&str, &str)]) -> String {
+/// `CREATE PUBLICATION` for these tables, as [`relation_sql`] writes them. Partitions are published as their root.
+pub fn create_sql(name: &str, tables: &[String]) -> String {
     format!(
         "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
         quote_ident(name),
-        relations(tables)
+        tables.join(", ")
     )
 }
 
 /// `ALTER PUBLICATION … ADD TABLE`. On servers with the decoding bug that the minors of May 2025 fixed, a lock makes
 /// it wait for transactions that write to the tables: with a stale idea of what is published, the rest of these would
 /// be lost. (On all others the backfill's snapshot is enough.)
-pub fn add_sql(server_version: u32, name: &str, tables: &[(&str, &str)]) -> String {
-    let add = format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), relations(tables));
+pub fn add_sql(server_version: u32, name: &str, tables: &[String]) -> String {
+    let add = format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), tables.join(", "));
     let fixed = match server_version / 10_000 {
         14 => 140_018,
         15 => 150_013,
@@ -100,16 +100,18 @@ pub fn add_sql(server_version: u32, name: &str, tables: &[(&str, &str)]) -> Stri
     if server_version >= fixed {
         return add;
     }
-    format!("BEGIN; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE; {add}; COMMIT", relations(tables))
+    format!("BEGIN; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE; {add}; COMMIT", tables.join(", "))
 }
 
 /// `ALTER PUBLICATION … DROP TABLE`.
-pub fn drop_sql(name: &str, tables: &[(&str, &str)]) -> String {
-    format!("ALTER PUBLICATION {} DROP TABLE {}", quote_ident(name), relations(tables))
+pub fn drop_sql(name: &str, tables: &[String]) -> String {
+    format!("ALTER PUBLICATION {} DROP TABLE {}", quote_ident(name), tables.join(", "))
 }
 
-fn relations(tables: &[(&str, &str)]) -> String {
-    tables.iter().map(|(schema, table)| quote_relation(schema, table)).collect::<Vec<_>>().join(", ")
+/// A table as a publication names it: without the tables that inherit from it, which have replica identities of their own
+/// and are nobody's input.
+pub fn relation_sql(schema: &str, table: &str) -> String {
+    format!("ONLY {}", quote_relation(schema, table))
 }
 
 #[cfg(test)]
@@ -119,8 +121,8 @@ mod tests {
     #[test]
     fn names_are_quoted() {
         assert_eq!(
-            create_sql("trucker_shop", &[("public", "orders"), ("Odd", "a\"b")]),
-            "CREATE PUBLICATION trucker_shop FOR TABLE public.orders, \"Odd\".\"a\"\"b\" \
+            create_sql("trucker_shop", &[relation_sql("public", "orders"), relation_sql("Odd", "a\"b")]),
+            "CREATE PUBLICATION trucker_shop FOR TABLE ONLY public.orders, ONLY \"Odd\".\"a\"\"b\" \
              WITH (publish_via_partition_root = true)"
         );
     }

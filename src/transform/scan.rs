@@ -117,7 +117,7 @@ struct Tokens<'a> {
 
 impl Tokens<'_> {
     fn rest(&self) -> &[u8] {
-        &self.text.as_bytes()[self.at..]
+        &self.text.as_bytes()[self.at.min(self.text.len())..]
     }
 
     /// Moves past the next occurrence of `end`, or to the end of the text.
@@ -191,7 +191,7 @@ impl Iterator for Tokens<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let start = self.at;
+            let start = self.at.min(self.text.len());
             let text = self.text;
             let token = match &text.as_bytes()[start..] {
                 [] => return None,
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn references_are_found_where_they_are_and_nowhere_else() {
-        let rows: [(&str, &[&str]); 19] = [
+        let rows: [(&str, &[&str]); 20] = [
             ("SELECT new.id, NEW.Total, row.\"Odd \"\"x\"", &["new.id", "new.total", "row.Odd \"x"]),
             ("SELECT new . id", &["new.id"]),
             ("SELECT new.*, to_jsonb(old)", &["new.*", "old.*"]),
@@ -258,6 +258,7 @@ mod tests {
             ("SELECT U&'new.id' || n'old.x'", &[]),
             ("SELECT 'unclosed new.id", &[]),
             ("SELECT /* unclosed new.id", &[]),
+            ("SELECT e'\\", &[]),
         ];
         for (sql, expected) in rows {
             assert_eq!(references(sql), expected, "{sql}");
