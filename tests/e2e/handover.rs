@@ -191,12 +191,13 @@ fn a_pipeline_whose_folder_is_gone_leaves_the_publication_and_holds_nothing_back
 #[test]
 fn commits_that_linger_for_a_standby_come_exactly_once() {
     // Committed in the WAL and not visible yet: a snapshot taken just after the slot would miss them.
-    let source = private_server(ServerOptions::default());
+    // Nobody but the commit under test asks for a standby.
+    let source = private_server(
+        ServerOptions::default().set("synchronous_standby_names", "ghost").set("synchronous_commit", "local"),
+    );
     let s = copy_and_append(Scenario::between(source.port(), output_server().port()));
     s.source.execute("INSERT INTO t (v) SELECT i FROM generate_series(1, 100) i");
-    source.set("synchronous_standby_names", "ghost").unwrap();
-    source.reload().unwrap();
-    let lingering = s.source.session().send("INSERT INTO t (v) VALUES (-1)");
+    let lingering = s.source.session().send("SET synchronous_commit = on; INSERT INTO t (v) VALUES (-1)");
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%-1%'";
     let watch = s.source.session();
     assert!(super::harness::eventually(super::harness::PATIENCE, || {

@@ -9,7 +9,10 @@ use super::harness::{PATIENCE, Scenario, config, eventually, holds_for, output_s
 
 #[test]
 fn nothing_is_written_before_the_transaction_is_visible_and_then_once() {
-    let source = private_server(ServerOptions::default());
+    // Only the commit under test waits for a standby: nobody else asks for one.
+    let source = private_server(
+        ServerOptions::default().set("synchronous_standby_names", "ghost").set("synchronous_commit", "local"),
+    );
     let s = Scenario::between(source.port(), output_server().port())
         .on_source(
             "CREATE TABLE orders (id int PRIMARY KEY);
@@ -26,16 +29,11 @@ fn nothing_is_written_before_the_transaction_is_visible_and_then_once() {
         );
     let mut trucker = s.run();
     s.until_following(&mut trucker, 1);
-    source.set("synchronous_standby_names", "ghost").unwrap();
-    source.reload().unwrap();
     let watch = s.source.session();
-    assert!(eventually(PATIENCE, || {
-        watch.try_rows("SHOW synchronous_standby_names").unwrap()[0][0].as_deref() == Some("ghost")
-    }));
     let commit = s
         .source
         .session()
-        .send("BEGIN; INSERT INTO orders VALUES (1); INSERT INTO lines VALUES (1, 'a'), (1, 'b'); COMMIT");
+        .send("SET synchronous_commit = on; BEGIN; INSERT INTO orders VALUES (1); INSERT INTO lines VALUES (1, 'a'), (1, 'b'); COMMIT");
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     assert!(eventually(PATIENCE, || watch.try_rows(waiting).unwrap()[0][0].as_deref() == Some("1")));
     let nothing = || s.output.number("SELECT count(*) FROM log") == 0;
