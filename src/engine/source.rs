@@ -14,7 +14,7 @@ use super::route::Router;
 use crate::change::Lsn;
 use crate::checkpoint::Progress;
 use crate::config::PostgresConnection;
-use crate::pipeline::task::Attach;
+use crate::pipeline::task::{Attach, ended};
 use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
 use crate::postgres::{Purpose, connect, error};
 use crate::source::assemble::{AssembleError, Assembler};
@@ -301,11 +301,5 @@ impl Asked {
                 false
             }
         }
-    }
-}
-
-async fn ended(shutdown: &mut watch::Receiver<bool>) {
-    if shutdown.wait_for(|end| *end).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }

@@ -297,7 +297,7 @@ async fn complete(stage: &mut Stage, position: &mut Position, end: End) -> Check
 }
 
 /// Returns once the process is to end; never, if whoever would say so is gone.
-pub(super) async fn ended(shutdown: &mut watch::Receiver<bool>) {
+pub async fn ended(shutdown: &mut watch::Receiver<bool>) {
     if shutdown.wait_for(|end| *end).await.is_err() {
         std::future::pending::<()>().await;
     }
