@@ -1,12 +1,10 @@
-//! What others may see of a pipeline while it runs: its phase, how far it is, its last trouble. Counts and positions,
-//! never rows.
+//! What others may see of a pipeline while it runs: its phase and its last trouble. How far it is, its floor
+//! says.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::change::Lsn;
-
-use super::queue::End;
 
 /// Where a pipeline is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,20 +26,11 @@ pub enum Phase {
 pub struct State {
     phase: Mutex<(Phase, Option<String>)>,
     batch_end: AtomicU64,
-    loaded_lsn: AtomicU64,
-    commit_time: AtomicI64,
-    batches: AtomicU64,
 }
 
 impl Default for State {
     fn default() -> Self {
-        State {
-            phase: Mutex::new((Phase::Connecting, None)),
-            batch_end: AtomicU64::new(0),
-            loaded_lsn: AtomicU64::new(0),
-            commit_time: AtomicI64::new(0),
-            batches: AtomicU64::new(0),
-        }
+        State { phase: Mutex::new((Phase::Connecting, None)), batch_end: AtomicU64::new(0) }
     }
 }
 
@@ -59,11 +48,6 @@ impl State {
     /// Whether it follows the stream.
     pub fn is_following(&self) -> bool {
         self.phase().0 == Phase::Follow
-    }
-
-    /// How far it has loaded, and how often it has said so.
-    pub fn progress(&self) -> (Lsn, u64) {
-        (Lsn(self.loaded_lsn.load(Ordering::Relaxed)), self.batches.load(Ordering::Relaxed))
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -84,11 +68,5 @@ impl State {
 
     pub(super) fn batch_end(&self) -> Lsn {
         Lsn(self.batch_end.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn loaded(&self, end: End) {
-        self.loaded_lsn.store(end.end_lsn.0, Ordering::Relaxed);
-        self.commit_time.store(end.commit_time.unwrap_or_default(), Ordering::Relaxed);
-        self.batches.fetch_add(1, Ordering::Relaxed);
     }
 }

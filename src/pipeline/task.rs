@@ -225,7 +225,6 @@ impl Task {
                     let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
                     writer.commit(end.end_lsn, seam).await?;
                     self.floor.raise(end.end_lsn);
-                    self.state.loaded(end);
                     *pause = Duration::ZERO;
                     tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
                 }

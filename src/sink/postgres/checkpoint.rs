@@ -117,14 +117,7 @@ pub async fn fetch_all(client: &Client, project: &str) -> Result<Vec<Checkpoint>
     Ok(rows.iter().map(checkpoint).collect())
 }
 
-/// One checkpoint.
-pub async fn fetch(client: &Client, key: &CheckpointKey) -> Result<Option<Checkpoint>, SinkError> {
-    let sql = format!("SELECT {COLUMNS} FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2");
-    let row = client.query_opt(&sql, &[&key.project, &key.pipeline]).await;
-    Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.as_ref().map(checkpoint))
-}
-
-/// The same, after waiting for a transaction that is moving it: a COMMIT whose answer was lost may still be under way.
+/// One checkpoint, after waiting for a transaction that is moving it: a COMMIT whose answer was lost may still be under way.
 pub async fn fetch_settled(client: &Client, key: &CheckpointKey) -> Result<Option<Checkpoint>, SinkError> {
     let sql =
         format!("SELECT {COLUMNS} FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2 FOR UPDATE");
