@@ -121,9 +121,9 @@ async fn fill(
 async fn estimate(source: &Session, copies: impl Iterator<Item = &CopyQuery>) -> Checked<u64> {
     let mut rows = 0;
     for copy in copies {
-        let explained = source.client.query_one(&format!("EXPLAIN {}", copy.sql), &[]).await;
-        let explained = explained.map_err(|e| PipelineError::sql(copy.problem(&e), &e))?;
-        rows += planned_rows(explained.get(0));
+        let plan = source.client.query(&format!("EXPLAIN {}", copy.sql), &[]).await;
+        let plan = plan.map_err(|e| PipelineError::sql(copy.problem(&e), &e))?;
+        rows += plan.first().map_or(0, |line| planned_rows(line.get(0)));
     }
     Ok(rows)
 }
