@@ -97,7 +97,7 @@ fn look_at_pipeline(pipeline: &mut WatchedPipeline, source: &WatchedSource, seen
         failures: counted.failures,
         skipped: counted.skipped,
         dead_letters: counted.dead_letters,
-        backfill: shown.backfill.map(|(began, ended)| BackfillSnapshot {
+        backfill: shown.backfill.filter(|_| counted.backfills > 0).map(|(began, ended)| BackfillSnapshot {
             rows: counted.backfill_rows,
             rows_estimate: Some(counted.backfill_estimate).filter(|rows| *rows > 0),
             seconds: rounded(ended.unwrap_or_else(SystemTime::now).duration_since(began).unwrap_or_default()),

@@ -112,8 +112,10 @@ pub fn render(board: &Board, snapshot: &Snapshot) -> String {
         page
     });
     let now = snapshot.taken_at;
-    let pipelines: Vec<PipelineView<'_>> =
-        snapshot.pipelines.iter().map(|p| pipeline(p, now, &board.points(&p.name))).collect();
+    // Those in trouble first; the others keep their order.
+    let mut pipelines: Vec<&PipelineSnapshot> = snapshot.pipelines.iter().collect();
+    pipelines.sort_by_key(|p| p.state);
+    let pipelines = pipelines.into_iter().map(|p| pipeline(p, now, &board.points(&p.name))).collect();
     let sources: Vec<SourceView<'_>> = snapshot.sources.iter().map(|s| source(s, now)).collect();
     let view = View {
         project: &snapshot.project,
@@ -173,7 +175,7 @@ fn verdict(snapshot: &Snapshot) -> Verdict {
 
 fn pipeline<'s>(p: &'s PipelineSnapshot, now: Time, points: &[Point]) -> PipelineView<'s> {
     let mut tally = Vec::new();
-    for (number, what) in [(p.retries, "retried"), (p.failures, "failed"), (p.skipped, "skipped")] {
+    for (number, what) in [(p.retries, "retried"), (p.skipped, "skipped")] {
         if number > 0 {
             tally.push(format!("{what} {} times", count(number)).replace(" 1 times", " once"));
         }

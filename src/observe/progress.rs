@@ -218,8 +218,8 @@ mod tests {
             ..samples::pipeline("p")
         };
         for (pipeline, expected) in [
-            (samples::pipeline("p"), "p   following          0/s  lag 0 s (0 B)"),
-            (samples::failed("p", "first\nsecond"), "p   failed             0/s  lag 0 s (0 B)  first"),
+            (samples::pipeline("p"), "p   following           0/s  lag 0 s (0 B)"),
+            (samples::failed("p", "first\nsecond"), "p   failed              0/s  lag 0 s (0 B)  first"),
             (filling, "p   backfilling  ████████████░░░░░░░░░░░░ 600 of ~1,200 rows  300/s"),
         ] {
             assert_eq!(line(&pipeline, 2), expected);

@@ -63,6 +63,7 @@ pub struct Counts {
     sql: Durations,
     write: Durations,
     commit: Durations,
+    backfills: AtomicU64,
     backfill_rows: AtomicU64,
     backfill_estimate: AtomicU64,
 }
@@ -105,6 +106,7 @@ impl Counts {
 
     /// A backfill begins, and the source expects that many rows.
     pub fn begin_backfill(&self, estimate: u64) {
+        self.backfills.fetch_add(1, Ordering::Relaxed);
         self.backfill_rows.store(0, Ordering::Relaxed);
         self.backfill_estimate.store(estimate, Ordering::Relaxed);
     }
@@ -126,6 +128,7 @@ impl Counts {
             skipped: get(&self.skipped),
             dead_letters: get(&self.dead_letters),
             stages: [&self.sql, &self.write, &self.commit].map(Durations::read),
+            backfills: get(&self.backfills),
             backfill_rows: get(&self.backfill_rows),
             backfill_estimate: get(&self.backfill_estimate),
         }
@@ -151,7 +154,9 @@ pub struct Counted {
     pub dead_letters: u64,
     /// How long batches took: SQL on the source, writes, commit.
     pub stages: [Timings; 3],
-    /// Rows that the backfill has copied.
+    /// Backfills begun.
+    pub backfills: u64,
+    /// Rows that the last one has copied.
     pub backfill_rows: u64,
     /// Rows that the source's planner expects of it; 0 if it said nothing.
     pub backfill_estimate: u64,
