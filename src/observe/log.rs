@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::progress;
 use crate::config::SecretMask;
 
 /// How log lines look.
@@ -17,10 +18,18 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// What was asked for, or what suits stderr.
+    pub fn chosen(asked: Option<LogFormat>) -> LogFormat {
+        let suits = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+        asked.unwrap_or(suits)
+    }
+}
+
 /// Starts logging. `RUST_LOG` filters as usual; without it, everything from info on.
 pub fn start(format: Option<LogFormat>, mask: SecretMask) {
     let is_terminal = io::stderr().is_terminal();
-    let format = format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
+    let format = LogFormat::chosen(format);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Masked(mask));
     // Starting twice in one process is no reason to fail: the first one stays.
@@ -60,6 +69,7 @@ impl Drop for MaskedLine {
     fn drop(&mut self) {
         let text = String::from_utf8_lossy(&self.line);
         // A log that can't be written is no reason to stop loading rows.
-        io::stderr().lock().write_all(self.mask.mask(&text).as_bytes()).ok();
+        let line = self.mask.mask(&text);
+        progress::above(|| drop(io::stderr().lock().write_all(line.as_bytes())));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -16,13 +17,17 @@ use crate::transform::query::{Query, Types};
 use crate::transform::{resolve, run, visibility};
 
 use super::compiled::{Compiled, Load, current_table};
+use super::counts::Tally;
 use super::definition::{Checked, Definition};
 use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
+use group::{Group, run_length};
 
 mod emit;
+mod group;
+pub mod slow;
 
 /// Rows of a result that a batch may gather before it is cut in halves.
 const RESULT_BYTES_MAX: usize = 6 << 20;
@@ -41,7 +46,7 @@ pub enum Work {
     /// truncate.sql.
     Truncate(String),
     /// The transactions so far are complete up to there.
-    Complete(super::queue::End),
+    Complete(super::queue::End, Tally),
 }
 
 /// See the module.
@@ -57,6 +62,9 @@ pub struct Stage {
     widened: Vec<(Arc<Relation>, Arc<Relation>)>,
     /// Rows have gone to load.sql since it last ran.
     has_load_rows: bool,
+    /// Of the batch that is under way.
+    tally: Tally,
+    slow_query: Duration,
     work: mpsc::Sender<Work>,
 }
 
@@ -75,10 +83,12 @@ pub struct Part {
 }
 
 impl Stage {
-    /// A stage that reads the source through `session` and hands writes to `work`.
+    /// A stage that reads the source through `session` and hands writes to `work`. Statements that take as long as
+    /// `slow_query` are told of.
     pub async fn new(
         definition: Arc<Definition>,
         session: Session,
+        slow_query: Duration,
         work: mpsc::Sender<Work>,
     ) -> Checked<Self> {
         let types = definition.types(&session.client).await?;
@@ -94,6 +104,8 @@ impl Stage {
             lineage: Lineage::default(),
             widened: Vec::new(),
             has_load_rows: false,
+            tally: Tally::default(),
+            slow_query,
             work,
         })
     }
@@ -102,6 +114,7 @@ impl Stage {
     pub async fn process(&mut self, parts: Vec<Part>) -> Checked<()> {
         let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
         for part in parts {
+            self.tally.add(&part.entry);
             match part.entry {
                 Entry::Change(change) => segment.push((part.xid, self.widen(change).await?)),
                 Entry::Truncate(relation) => {
@@ -117,7 +130,8 @@ impl Stage {
 
     /// Hands on what is left, and says how far the output is then complete.
     pub async fn complete(&mut self, end: super::queue::End) -> Checked<()> {
-        self.hand_on(Work::Complete(end)).await
+        let tally = std::mem::take(&mut self.tally);
+        self.hand_on(Work::Complete(end, tally)).await
     }
 
     async fn hand_on(&mut self, work: Work) -> Checked<()> {
@@ -207,8 +221,14 @@ impl Stage {
                 let rest = changes.split_off(run_length(&changes));
                 todo.push(rest);
             }
-            match self.segment(&mut changes).await? {
-                Ok(outcomes) => self.emit(&changes, outcomes).await?,
+            let begun = Instant::now();
+            let answer = self.segment(&mut changes).await?;
+            self.tally.sql += begun.elapsed();
+            match answer {
+                Ok(outcomes) => {
+                    self.tally.rows += outcomes.iter().map(|outcome| outcome.rows.len() as u64).sum::<u64>();
+                    self.emit(&changes, outcomes).await?;
+                }
                 Err(Overflow) if changes.len() == 1 => self.large_change(&mut changes).await?,
                 Err(Overflow) => {
                     let second = changes.split_off(changes.len() / 2);
@@ -406,6 +426,7 @@ impl Stage {
         if places.is_empty() {
             return Ok(Ok(Vec::new()));
         }
+        let begun = Instant::now();
         let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
         let these = places.iter().map(|&at| &*changes[at].1);
         let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
@@ -417,65 +438,7 @@ impl Stage {
             }
             tuples.push((places[n], tuple));
         }
+        self.tell_if_slow(query, begun, places.len());
         Ok(Ok(tuples))
-    }
-}
-
-/// How many changes from the first on have the same table and operation.
-fn run_length(changes: &[(u32, Arc<Change>)]) -> usize {
-    let Some((_, first)) = changes.first() else { return 0 };
-    let same =
-        |(_, c): &&(u32, Arc<Change>)| c.operation == first.operation && c.relation.oid == first.relation.oid;
-    changes.iter().take_while(same).count()
-}
-
-struct Group {
-    compiled: Arc<Compiled>,
-    operation: Operation,
-    places: Vec<usize>,
-}
-
-impl Group {
-    fn needs_source(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> bool {
-        let is_query = matches!(self.compiled.transform.rows(self.operation), Rows::Query(_));
-        let removes = self.operation != Operation::Insert
-            && match self.compiled.transform.removal {
-                Removal::Query { .. } => true,
-                Removal::Rows => matches!(self.compiled.transform.delete, Rows::Query(_)),
-                Removal::None | Removal::ByName(_) => false,
-            };
-        is_query || removes || !self.unresolved(effects, changes).is_empty()
-    }
-
-    /// Places of changes that left out a value which is needed.
-    fn unresolved(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> Vec<usize> {
-        if self.operation == Operation::Delete {
-            return Vec::new();
-        }
-        let is_partial = |change: &Change| change.new.as_ref().is_some_and(Tuple::has_unchanged);
-        let needs = |change: &Change| match self.compiled.transform.rows(self.operation) {
-            Rows::Ignored => false,
-            Rows::Query(query) => resolve::needs(&query.params, change),
-            // Copied as it is, a value may be left alone, unless the row is a new one in the output.
-            Rows::Direct(direct) => {
-                let is_left_out =
-                    |cell: &usize| change.new.as_ref().is_some_and(|new| new.cell(*cell) == Cell::Unchanged);
-                let leaves_alone = matches!(effects.on.update, Action::Upsert | Action::Update);
-                // The row may come to stand under another key, and nothing but a known old key moves it there.
-                let is_lost_sight_of =
-                    change.old.is_some() && !matches!(self.compiled.transform.removal, Removal::ByName(_));
-                let is_new = !leaves_alone
-                    || self.operation == Operation::Insert
-                    || is_lost_sight_of
-                    || self.compiled.loads[Operation::Update as usize].is_some()
-                    || !effects.replace_is_key;
-                is_new && direct.cells.iter().any(is_left_out)
-            }
-        };
-        self.places
-            .iter()
-            .copied()
-            .filter(|&at| is_partial(&changes[at].1) && needs(&changes[at].1))
-            .collect()
     }
 }

@@ -4,7 +4,7 @@
 //! it alone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -18,6 +18,7 @@ use super::backfill;
 use super::definition::{Checked, Definition};
 use super::error::{PipelineError, Stopped};
 use super::queue::{End, Piece, QueueReceiver, QueueSender, queue};
+use super::stage::slow::tell_if_slow;
 use super::stage::{Part, Stage, Work};
 use super::state::{Phase, State};
 
@@ -56,6 +57,8 @@ pub struct Task {
     pub queue_bytes: usize,
     /// What others may see.
     pub state: Arc<State>,
+    /// How long a statement of the user's may take before it is told of.
+    pub slow_query: Duration,
     /// Turns true when it is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -83,12 +86,12 @@ impl Task {
             let Err(error) = outcome else { return Ok(()) };
             let first = self.floor.lsn();
             if !error.is_transient() && !self.looks_closer(&mut memory, &error) {
-                self.state.fail(&error.to_string());
+                self.state.fail(&error);
                 return Err(Stopped { error, first });
             }
             memory.pause = (memory.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
             if error.is_transient() {
-                self.state.retry(&error.to_string());
+                self.state.retry(&error);
                 tracing::warn!(event = "retrying", pipeline = %self.definition.pipeline.name, at = %first,
                     pause_ms = memory.pause.as_millis() as u64, "{error}; trying again");
             }
@@ -129,7 +132,7 @@ impl Task {
         if writer.loaded_lsn().is_none() {
             self.state.enter(Phase::Backfill);
             let control = connect(&definition.source, Purpose::Control).await?;
-            backfill::run(&definition, &source, &control, &mut writer).await?;
+            backfill::run(&definition, &source, &control, &mut writer, &self.state.counts).await?;
         }
         let loaded = writer.loaded_lsn().unwrap_or_default();
         let told = self.floor.lsn();
@@ -138,6 +141,7 @@ impl Task {
             return Err(PipelineError::Rewound { pipeline: definition.pipeline.name.clone(), loaded, told });
         }
         self.floor.raise(loaded);
+        self.state.pending.loaded(loaded);
         let (sender, receiver) = queue(self.queue_bytes);
         let attach = Attach { pipeline: self.place, from: loaded, queue: sender };
         if self.attach.send(attach).await.is_err() {
@@ -176,7 +180,7 @@ impl Task {
         memory: &mut Memory,
     ) -> Checked<()> {
         let (sender, work) = mpsc::channel(WORK_MAX);
-        let stage = Stage::new(self.definition.clone(), source, sender).await?;
+        let stage = Stage::new(self.definition.clone(), source, self.slow_query, sender).await?;
         self.state.enter(Phase::Follow);
         let from = Position { loaded: writer.loaded_lsn().unwrap_or_default(), seam: writer.seam().cloned() };
         let careful_until = memory.careful_until;
@@ -203,6 +207,7 @@ impl Task {
         pause: &mut Duration,
     ) -> Checked<()> {
         let name = &self.definition.pipeline.name;
+        let mut writing = Duration::ZERO;
         loop {
             let work = tokio::select! {
                 work = work.recv() => work,
@@ -212,23 +217,29 @@ impl Task {
                 }
             };
             let Some(work) = work else { return Ok(()) };
+            let begun = Instant::now();
             match work {
                 Work::Writes(writes) => writer.write(&writes).await?,
                 Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
                 Work::LoadRun(load) => {
-                    writer
-                        .load_run(&load.relation, &load.sql, &backfill::load_path(&self.definition))
-                        .await?;
+                    let path = backfill::load_path(&self.definition);
+                    writer.load_run(&load.relation, &load.sql, &path).await?;
+                    let output = &self.definition.output.name;
+                    tell_if_slow(self.slow_query, begun, name, &path, output, None);
                 }
                 Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
-                Work::Complete(end) => {
+                Work::Complete(end, tally) => {
                     let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
                     writer.commit(end.end_lsn, seam).await?;
                     self.floor.raise(end.end_lsn);
+                    self.state.loaded(end.end_lsn);
+                    self.state.counts.loaded(&tally, std::mem::take(&mut writing), begun.elapsed());
                     *pause = Duration::ZERO;
                     tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
+                    continue;
                 }
             }
+            writing += begun.elapsed();
         }
     }
 }
@@ -269,6 +280,14 @@ async fn read(
         );
         let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
         let mut rest = batch.split_off(whole);
+        for part in [&batch, &rest] {
+            let first = part.iter().find(|piece| !position.has(piece));
+            if let Some((commit_lsn, time)) =
+                first.and_then(|piece| Some((piece.commit_lsn, piece.commit_time?)))
+            {
+                state.pending.take(commit_lsn, time);
+            }
+        }
         stage.process(parts(&mut batch, &position)).await?;
         if let Some(end) = batch.last().and_then(|piece| piece.end) {
             complete(&mut stage, &mut position, end).await?;

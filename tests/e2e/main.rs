@@ -23,6 +23,8 @@ mod load;
 mod many_pipelines;
 mod mistakes;
 mod names;
+mod observability;
+mod operator;
 mod replication;
 mod same_database;
 mod secrets;
