@@ -7,7 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::engine::{self, Ended, Until};
-use crate::observe::log::LogFormat;
+use crate::observe::log::{self, LogFormat};
+use crate::observe::otel::{self, Traces};
 
 /// What can be said about it.
 #[derive(Debug, clap::Args)]
@@ -22,10 +23,14 @@ pub struct Arguments {
 
 /// Runs until SIGINT or SIGTERM; a second one ends at once.
 pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
-    let loaded = match super::load(&arguments.dir, format) {
+    let loaded = match super::read(&arguments.dir).and_then(super::with_pipelines) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    let mask = loaded.secrets.and(otel::secrets());
+    let traces = Traces::from_environment(&mask);
+    log::start(format, mask, traces.tracer());
+    traces.tell_problem();
     let until = if arguments.once { Until::CaughtUp } else { Until::Shutdown };
     let outcome = super::block_on(async {
         let (stop, stopping) = watch::channel(false);
@@ -34,6 +39,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
         signals.abort();
         outcome
     });
+    traces.end();
     match outcome {
         Ok(Ok(Ended::Well)) => ExitCode::SUCCESS,
         Ok(Ok(Ended::WithFailures)) => ExitCode::from(1),

@@ -2,3 +2,4 @@
 //! tracing events.
 
 pub mod log;
+pub mod otel;

@@ -6,7 +6,7 @@
 //! * [`queue`]: what the source hands over.
 //! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes; [`lineage`]: rows that pass each other.
 //! * [`backfill`]: what was there before.
-//! * [`task`]: its life; [`state`]: what others see of it; [`error`]: its troubles.
+//! * [`task`]: its life; [`state`]: what others see of it; [`error`]: its troubles; [`trace`]: its spans.
 
 pub mod backfill;
 pub mod compiled;
@@ -18,3 +18,4 @@ pub mod queue;
 pub mod stage;
 pub mod state;
 pub mod task;
+pub mod trace;

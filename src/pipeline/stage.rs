@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tracing::Span;
 
 use crate::change::{Cell, Change, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
@@ -21,8 +22,12 @@ use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
+use super::trace::{self, At};
 
 mod emit;
+mod group;
+
+use group::{Group, run_length};
 
 /// Rows of a result that a batch may gather before it is cut in halves.
 const RESULT_BYTES_MAX: usize = 6 << 20;
@@ -57,7 +62,9 @@ pub struct Stage {
     widened: Vec<(Arc<Relation>, Arc<Relation>)>,
     /// Rows have gone to load.sql since it last ran.
     has_load_rows: bool,
-    work: mpsc::Sender<Work>,
+    work: mpsc::Sender<(Work, Span)>,
+    /// The batch at hand, in traces.
+    batch: Span,
 }
 
 /// The answers to a segment of changes were more than memory should hold.
@@ -79,7 +86,7 @@ impl Stage {
     pub async fn new(
         definition: Arc<Definition>,
         session: Session,
-        work: mpsc::Sender<Work>,
+        work: mpsc::Sender<(Work, Span)>,
     ) -> Checked<Self> {
         let types = definition.types(&session.client).await?;
         let rules = definition.rules;
@@ -95,11 +102,18 @@ impl Stage {
             widened: Vec::new(),
             has_load_rows: false,
             work,
+            batch: Span::none(),
         })
+    }
+
+    /// What it works for.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
     }
 
     /// Handles a batch: whole transactions, or a part of one.
     pub async fn process(&mut self, parts: Vec<Part>) -> Checked<()> {
+        self.batch = Span::current();
         let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
         for part in parts {
             match part.entry {
@@ -122,7 +136,7 @@ impl Stage {
 
     async fn hand_on(&mut self, work: Work) -> Checked<()> {
         // The other half is gone only when it has failed itself, and then its error is the one that counts.
-        self.work.send(work).await.map_err(|_| PipelineError::StreamBroke)
+        self.work.send((work, self.batch.clone())).await.map_err(|_| PipelineError::StreamBroke)
     }
 
     async fn flush(&mut self) -> Checked<()> {
@@ -243,8 +257,17 @@ impl Stage {
     async fn begin_snapshot(&self, changes: &[(u32, Arc<Change>)]) -> Checked<()> {
         let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
         let xids: Vec<u32> = xids.into_iter().collect();
-        let begun = visibility::begin_after(&self.session.client, &xids).await;
-        begun.map_err(PipelineError::source("opening a snapshot"))
+        let span = self.span("BEGIN", None);
+        trace::observed(span, async {
+            let begun = visibility::begin_after(&self.session.client, &xids).await;
+            begun.map_err(PipelineError::source("opening a snapshot"))
+        })
+        .await
+    }
+
+    fn span(&self, operation: &str, table: Option<&Relation>) -> Span {
+        let table = table.filter(|_| !self.batch.is_disabled()).map(Relation::display_name);
+        trace::statement(&self.batch, &self.definition, At::Source, operation, table.as_deref())
     }
 
     async fn end_snapshot(&self) -> Checked<()> {
@@ -345,9 +368,12 @@ impl Stage {
         let relation = &group.compiled.relation;
         let input = &group.compiled.transform.input;
         let types = &self.types.with_text_cast;
-        let completed = resolve::fetch_unchanged(&self.session.client, input, relation, types, &these)
-            .await
-            .map_err(PipelineError::source("reading values that an update left out"))?;
+        let completed = trace::observed(self.span("SELECT", Some(relation)), async {
+            resolve::fetch_unchanged(&self.session.client, input, relation, types, &these)
+                .await
+                .map_err(PipelineError::source("reading values that an update left out"))
+        });
+        let completed = completed.await?;
         let mut gone = Vec::new();
         for (at, completed) in places.into_iter().zip(completed) {
             match completed {
@@ -406,76 +432,25 @@ impl Stage {
         if places.is_empty() {
             return Ok(Ok(Vec::new()));
         }
-        let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
-        let these = places.iter().map(|&at| &*changes[at].1);
-        let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
-        let mut tuples = Vec::new();
-        while let Some((n, tuple)) = rows.next().await.map_err(failed)? {
-            match budget.checked_sub(tuple.size()) {
-                Some(left) => *budget = left,
-                None => return Ok(Err(Overflow)),
+        let first = &changes[places[0]].1;
+        let span = self.span("SELECT", Some(&first.relation));
+        span.record("trucker.operation", first.operation.as_str());
+        span.record("trucker.changes", places.len() as i64);
+        trace::observed(span, async {
+            let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
+            let these = places.iter().map(|&at| &*changes[at].1);
+            let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
+            let mut tuples = Vec::new();
+            while let Some((n, tuple)) = rows.next().await.map_err(failed)? {
+                match budget.checked_sub(tuple.size()) {
+                    Some(left) => *budget = left,
+                    None => return Ok(Err(Overflow)),
+                }
+                tuples.push((places[n], tuple));
             }
-            tuples.push((places[n], tuple));
-        }
-        Ok(Ok(tuples))
-    }
-}
-
-/// How many changes from the first on have the same table and operation.
-fn run_length(changes: &[(u32, Arc<Change>)]) -> usize {
-    let Some((_, first)) = changes.first() else { return 0 };
-    let same =
-        |(_, c): &&(u32, Arc<Change>)| c.operation == first.operation && c.relation.oid == first.relation.oid;
-    changes.iter().take_while(same).count()
-}
-
-struct Group {
-    compiled: Arc<Compiled>,
-    operation: Operation,
-    places: Vec<usize>,
-}
-
-impl Group {
-    fn needs_source(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> bool {
-        let is_query = matches!(self.compiled.transform.rows(self.operation), Rows::Query(_));
-        let removes = self.operation != Operation::Insert
-            && match self.compiled.transform.removal {
-                Removal::Query { .. } => true,
-                Removal::Rows => matches!(self.compiled.transform.delete, Rows::Query(_)),
-                Removal::None | Removal::ByName(_) => false,
-            };
-        is_query || removes || !self.unresolved(effects, changes).is_empty()
-    }
-
-    /// Places of changes that left out a value which is needed.
-    fn unresolved(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> Vec<usize> {
-        if self.operation == Operation::Delete {
-            return Vec::new();
-        }
-        let is_partial = |change: &Change| change.new.as_ref().is_some_and(Tuple::has_unchanged);
-        let needs = |change: &Change| match self.compiled.transform.rows(self.operation) {
-            Rows::Ignored => false,
-            Rows::Query(query) => resolve::needs(&query.params, change),
-            // Copied as it is, a value may be left alone, unless the row is a new one in the output.
-            Rows::Direct(direct) => {
-                let is_left_out =
-                    |cell: &usize| change.new.as_ref().is_some_and(|new| new.cell(*cell) == Cell::Unchanged);
-                let leaves_alone = matches!(effects.on.update, Action::Upsert | Action::Update);
-                // The row may come to stand under another key, and nothing but a known old key moves it there.
-                let is_lost_sight_of =
-                    change.old.is_some() && !matches!(self.compiled.transform.removal, Removal::ByName(_));
-                let is_new = !leaves_alone
-                    || self.operation == Operation::Insert
-                    || is_lost_sight_of
-                    || self.compiled.loads[Operation::Update as usize].is_some()
-                    || !effects.replace_is_key;
-                is_new && direct.cells.iter().any(is_left_out)
-            }
-        };
-        self.places
-            .iter()
-            .copied()
-            .filter(|&at| is_partial(&changes[at].1) && needs(&changes[at].1))
-            .collect()
+            Span::current().record("trucker.rows", tuples.len() as i64);
+            Ok(Ok(tuples))
+        })
+        .await
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tracing::Span;
 
 use crate::change::Lsn;
 use crate::checkpoint::{Floor, Seam, is_loaded};
@@ -20,6 +21,7 @@ use super::error::{PipelineError, Stopped};
 use super::queue::{End, Piece, QueueReceiver, QueueSender, queue};
 use super::stage::{Part, Stage, Work};
 use super::state::{Phase, State};
+use super::trace;
 
 /// First and longest pause before another try.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -129,7 +131,8 @@ impl Task {
         if writer.loaded_lsn().is_none() {
             self.state.enter(Phase::Backfill);
             let control = connect(&definition.source, Purpose::Control).await?;
-            backfill::run(&definition, &source, &control, &mut writer).await?;
+            let span = trace::backfill(&definition);
+            trace::observed(span, backfill::run(&definition, &source, &control, &mut writer)).await?;
         }
         let loaded = writer.loaded_lsn().unwrap_or_default();
         let told = self.floor.lsn();
@@ -199,10 +202,9 @@ impl Task {
     async fn write(
         &self,
         writer: &mut Writer,
-        mut work: mpsc::Receiver<Work>,
+        mut work: mpsc::Receiver<(Work, Span)>,
         pause: &mut Duration,
     ) -> Checked<()> {
-        let name = &self.definition.pipeline.name;
         loop {
             let work = tokio::select! {
                 work = work.recv() => work,
@@ -211,25 +213,31 @@ impl Task {
                     continue;
                 }
             };
-            let Some(work) = work else { return Ok(()) };
-            match work {
-                Work::Writes(writes) => writer.write(&writes).await?,
-                Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
-                Work::LoadRun(load) => {
-                    writer
-                        .load_run(&load.relation, &load.sql, &backfill::load_path(&self.definition))
-                        .await?;
-                }
-                Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
-                Work::Complete(end) => {
-                    let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
-                    writer.commit(end.end_lsn, seam).await?;
-                    self.floor.raise(end.end_lsn);
-                    *pause = Duration::ZERO;
-                    tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
-                }
+            let Some((work, batch)) = work else { return Ok(()) };
+            let span = trace::work(&batch, &self.definition, &work);
+            let done = trace::observed(span, self.do_work(writer, work, pause)).await;
+            done.inspect_err(|error| trace::fail(&batch, error))?;
+        }
+    }
+
+    async fn do_work(&self, writer: &mut Writer, work: Work, pause: &mut Duration) -> Checked<()> {
+        match work {
+            Work::Writes(writes) => writer.write(&writes).await?,
+            Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
+            Work::LoadRun(load) => {
+                writer.load_run(&load.relation, &load.sql, &backfill::load_path(&self.definition)).await?;
+            }
+            Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
+            Work::Complete(end) => {
+                let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
+                writer.commit(end.end_lsn, seam).await?;
+                self.floor.raise(end.end_lsn);
+                *pause = Duration::ZERO;
+                let name = &self.definition.pipeline.name;
+                tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
             }
         }
+        Ok(())
     }
 }
 
@@ -262,19 +270,25 @@ async fn read(
             () = ended(&mut shutdown) => return Ok(()),
             batch = receiver.next_batch(batch_bytes, is_careful) => batch,
         };
-        let Some(mut batch) = batch else { return Err(PipelineError::StreamBroke) };
+        let Some(batch) = batch else { return Err(PipelineError::StreamBroke) };
         // A part of a transaction that goes on is not told from its end by position alone.
         state.reading(
             batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)),
         );
-        let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
-        let mut rest = batch.split_off(whole);
-        stage.process(parts(&mut batch, &position)).await?;
-        if let Some(end) = batch.last().and_then(|piece| piece.end) {
-            complete(&mut stage, &mut position, end).await?;
-        }
-        stage.process(parts(&mut rest, &position)).await?;
+        let span = trace::batch(stage.definition(), &batch, |piece| !position.has(piece));
+        trace::observed(span, take(&mut stage, batch, &mut position)).await?;
     }
+}
+
+/// Puts a batch through the SQL.
+async fn take(stage: &mut Stage, mut batch: Vec<Piece>, position: &mut Position) -> Checked<()> {
+    let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
+    let mut rest = batch.split_off(whole);
+    stage.process(parts(&mut batch, position)).await?;
+    if let Some(end) = batch.last().and_then(|piece| piece.end) {
+        complete(stage, position, end).await?;
+    }
+    stage.process(parts(&mut rest, position)).await
 }
 
 /// What of these pieces isn't in the output yet.

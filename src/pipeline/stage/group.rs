@@ -1,0 +1,74 @@
+//! Changes of one table and operation in a batch, wherever they stand in it: they share a statement.
+
+use std::sync::Arc;
+
+use crate::change::{Cell, Change, Operation, Tuple};
+use crate::config::Action;
+use crate::pipeline::compiled::Compiled;
+use crate::pipeline::effect::Effects;
+use crate::transform::compile::{Removal, Rows};
+use crate::transform::resolve;
+
+/// How many changes from the first on have the same table and operation.
+pub(super) fn run_length(changes: &[(u32, Arc<Change>)]) -> usize {
+    let Some((_, first)) = changes.first() else { return 0 };
+    let same =
+        |(_, c): &&(u32, Arc<Change>)| c.operation == first.operation && c.relation.oid == first.relation.oid;
+    changes.iter().take_while(same).count()
+}
+
+/// See the module.
+pub(super) struct Group {
+    /// The SQL for its table.
+    pub(super) compiled: Arc<Compiled>,
+    /// What happened.
+    pub(super) operation: Operation,
+    /// Where they stand among the changes.
+    pub(super) places: Vec<usize>,
+}
+
+impl Group {
+    /// Whether there is anything to ask the source.
+    pub(super) fn needs_source(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> bool {
+        let is_query = matches!(self.compiled.transform.rows(self.operation), Rows::Query(_));
+        let removes = self.operation != Operation::Insert
+            && match self.compiled.transform.removal {
+                Removal::Query { .. } => true,
+                Removal::Rows => matches!(self.compiled.transform.delete, Rows::Query(_)),
+                Removal::None | Removal::ByName(_) => false,
+            };
+        is_query || removes || !self.unresolved(effects, changes).is_empty()
+    }
+
+    /// Places of changes that left out a value which is needed.
+    pub(super) fn unresolved(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> Vec<usize> {
+        if self.operation == Operation::Delete {
+            return Vec::new();
+        }
+        let is_partial = |change: &Change| change.new.as_ref().is_some_and(Tuple::has_unchanged);
+        let needs = |change: &Change| match self.compiled.transform.rows(self.operation) {
+            Rows::Ignored => false,
+            Rows::Query(query) => resolve::needs(&query.params, change),
+            // Copied as it is, a value may be left alone, unless the row is a new one in the output.
+            Rows::Direct(direct) => {
+                let is_left_out =
+                    |cell: &usize| change.new.as_ref().is_some_and(|new| new.cell(*cell) == Cell::Unchanged);
+                let leaves_alone = matches!(effects.on.update, Action::Upsert | Action::Update);
+                // The row may come to stand under another key, and nothing but a known old key moves it there.
+                let is_lost_sight_of =
+                    change.old.is_some() && !matches!(self.compiled.transform.removal, Removal::ByName(_));
+                let is_new = !leaves_alone
+                    || self.operation == Operation::Insert
+                    || is_lost_sight_of
+                    || self.compiled.loads[Operation::Update as usize].is_some()
+                    || !effects.replace_is_key;
+                is_new && direct.cells.iter().any(is_left_out)
+            }
+        };
+        self.places
+            .iter()
+            .copied()
+            .filter(|&at| is_partial(&changes[at].1) && needs(&changes[at].1))
+            .collect()
+    }
+}
