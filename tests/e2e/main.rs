@@ -28,6 +28,7 @@ mod same_database;
 mod secrets;
 mod slot;
 mod toast;
+mod traces;
 mod transform;
 mod types;
 mod visibility;

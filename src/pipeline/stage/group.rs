@@ -1,4 +1,4 @@
-//! Changes of one table and operation in a batch, wherever they stand in it: they share a statement.
+//! Changes of one table and operation within a batch, which one statement answers.
 
 use std::sync::Arc;
 
@@ -17,18 +17,13 @@ pub(super) fn run_length(changes: &[(u32, Arc<Change>)]) -> usize {
     changes.iter().take_while(same).count()
 }
 
-/// See the module.
 pub(super) struct Group {
-    /// The SQL for its table.
     pub(super) compiled: Arc<Compiled>,
-    /// What happened.
     pub(super) operation: Operation,
-    /// Where they stand among the changes.
     pub(super) places: Vec<usize>,
 }
 
 impl Group {
-    /// Whether there is anything to ask the source.
     pub(super) fn needs_source(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> bool {
         let is_query = matches!(self.compiled.transform.rows(self.operation), Rows::Query(_));
         let removes = self.operation != Operation::Insert
