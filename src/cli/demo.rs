@@ -213,6 +213,7 @@ impl Running {
         let child = Command::new(trucker)
             .arg("run")
             .arg(folder.path())
+            .args(["--http", "127.0.0.1:0"])
             .env("SHOP_SOURCE_PORT", source.port().to_string())
             .env("SHOP_WAREHOUSE_PORT", warehouse.port().to_string())
             .stdin(Stdio::null())

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use crate::engine::status::{self, PipelineState, PipelineStatus, SlotState, SourceStatus, Status};
 use crate::observe::log::LogFormat;
+use crate::observe::units::{size, time};
 
 /// What can be said about it.
 #[derive(Debug, clap::Args)]
@@ -120,27 +121,6 @@ fn columns(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn size(bytes: i64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes.unsigned_abs() < 1024 {
-        return format!("{bytes} B");
-    }
-    let (mut amount, mut unit) = (bytes as f64 / 1024.0, 0);
-    while amount.abs() >= 1024.0 && unit + 1 < UNITS.len() {
-        (amount, unit) = (amount / 1024.0, unit + 1);
-    }
-    format!("{amount:.1} {}", UNITS[unit])
-}
-
-fn time(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds} s"),
-        120..=7199 => format!("{} min", seconds / 60),
-        7200..=172_799 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,24 +129,5 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [row(["A", "B", "C"]), row(["long", "–", "x"]), row(["é", "bb", ""])];
         assert_eq!(columns(&rows), "A     B   C\nlong  –   x\né     bb\n");
-    }
-
-    #[test]
-    fn sizes_and_times_are_for_people() {
-        for (bytes, shown) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (16 << 20, "16.0 MiB"),
-            (-(3 << 30), "-3.0 GiB"),
-            (1 << 52, "4096.0 TiB"),
-        ] {
-            assert_eq!(size(bytes), shown);
-        }
-        for (seconds, shown) in
-            [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")]
-        {
-            assert_eq!(time(seconds), shown);
-        }
     }
 }

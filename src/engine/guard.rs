@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::error::EngineError;
+use super::health::SourceHealth;
 use super::prepare::PreparedSource;
 use crate::config::PostgresConnection;
+use crate::postgres::catalog::fetch_lsn;
 use crate::postgres::{Purpose, Session, connect};
 use crate::source::publication::{self, Publication};
 use crate::source::slot;
@@ -26,14 +28,16 @@ pub struct Guard {
     published: Option<Publication>,
 }
 
-/// Takes the source for this process. Waits while another process has it; with `is_once`, not for long. Answers
+/// Takes the source for this process. Waits while another process has it, and says so by `waits`; with `is_once`, not
+/// for long. Answers
 /// whether it had to wait: then what was read before may be out of date.
 pub async fn take(
     source: &PreparedSource,
     is_once: bool,
     shutdown: &mut watch::Receiver<bool>,
+    waits: &(dyn Fn() + Sync),
 ) -> Result<(Guard, bool), EngineError> {
-    take_slot(&source.connection, &source.slot_name, is_once, shutdown).await
+    take_slot(&source.connection, &source.slot_name, is_once, shutdown, waits).await
 }
 
 /// The same, where nothing else is known of the source.
@@ -42,6 +46,7 @@ pub async fn take_slot(
     slot: &str,
     is_once: bool,
     shutdown: &mut watch::Receiver<bool>,
+    waits: &(dyn Fn() + Sync),
 ) -> Result<(Guard, bool), EngineError> {
     let session = connect(connection, Purpose::Control).await?;
     let guard = Guard { connection: connection.clone(), session, slot: slot.to_owned(), published: None };
@@ -59,6 +64,7 @@ pub async fn take_slot(
         if is_once && waited >= ONCE_PATIENCE {
             return Err(EngineError::Held(message));
         }
+        waits();
         if waited.as_secs().is_multiple_of(10) {
             tracing::warn!(event = "standing_by", "{message}; waiting for it to end");
         }
@@ -84,8 +90,9 @@ impl Guard {
     }
 
     /// Watches until something is wrong for good; then says what.
-    pub async fn watch(mut self) -> EngineError {
+    pub async fn watch(mut self, health: &SourceHealth) -> EngineError {
         loop {
+            self.look_at_slot(health).await;
             match self.look().await {
                 Ok(None) => {}
                 Ok(Some(wrong)) => return EngineError::server(wrong),
@@ -97,6 +104,18 @@ impl Guard {
                 }
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Reads what the slot keeps, for others to see. Trouble with it is the next look's to tell.
+    async fn look_at_slot(&self, health: &SourceHealth) {
+        let client = &self.session.client;
+        let looked = async {
+            let wal_lsn = fetch_lsn(client, "pg_current_wal_lsn").await?;
+            Ok::<_, tokio_postgres::Error>((wal_lsn, slot::fetch_retention(client, &self.slot).await?))
+        };
+        if let Ok((wal_lsn, retention)) = looked.await {
+            health.look(wal_lsn, retention);
         }
     }
 

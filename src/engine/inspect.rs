@@ -12,7 +12,7 @@ use crate::postgres::catalog::{ServerIdentity, fetch_lsn, fetch_server_identity}
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::SinkError;
 use crate::sink::postgres::checkpoint::{self, Checkpoint};
-use crate::source::slot::{self, Slot};
+use crate::source::slot::{self, Retention, Slot};
 
 /// A database of the project's.
 pub struct Found {
@@ -46,14 +46,6 @@ pub struct FoundSource {
     pub is_running: bool,
     /// Where the server's WAL ends.
     pub wal_lsn: Lsn,
-}
-
-/// The WAL that a slot keeps.
-pub struct Retention {
-    /// Bytes kept.
-    pub held_bytes: Option<i64>,
-    /// Bytes that may still be written before the slot is in danger; None without a limit.
-    pub safe_bytes: Option<i64>,
 }
 
 /// A publication of the project's name.
@@ -179,7 +171,7 @@ async fn look_at_source(
         is_here && slot.plugin.as_deref() == Some("pgoutput") && !slot.is_temporary
     });
     let retention = match slot {
-        Some(_) => fetch_retention(client, &slot_name).await.map_err(failed("reading slots"))?,
+        Some(_) => slot::fetch_retention(client, &slot_name).await.map_err(failed("reading slots"))?,
         None => None,
     };
     let publication = fetch_publication(client, &slot_name).await.map_err(failed("reading publications"))?;
@@ -206,13 +198,6 @@ async fn name_on(
     }
     let remembered = checkpoints.iter().find(|c| database.is_origin_of(c)).map(|c| c.origin.slot.clone());
     Ok(remembered.unwrap_or(if database.is_read { name } else { base }))
-}
-
-async fn fetch_retention(client: &Client, slot: &str) -> Result<Option<Retention>, tokio_postgres::Error> {
-    let sql = "SELECT (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint, safe_wal_size \
-               FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
-    let row = client.query_opt(sql, &[&slot]).await?;
-    Ok(row.map(|row| Retention { held_bytes: row.get(0), safe_bytes: row.get(1) }))
 }
 
 async fn fetch_publication(

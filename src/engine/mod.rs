@@ -2,30 +2,35 @@
 //!
 //! [`prepare`] reaches the servers and checks everything; [`continuity`] sees that stored progress fits them;
 //! [`create`] makes what is missing; then every source and every pipeline is a task of its own, and [`run`] watches
-//! over them until they end. [`status`], [`teardown`] and [`refill`] are for the time when nobody runs it; what they
+//! over them until they end. What they show of themselves ([`health`] is a source's) [`watch`] puts up. [`status`], [`teardown`] and [`refill`] are for the time when nobody runs it; what they
 //! find on the servers they have from [`inspect`].
 
 pub mod continuity;
 pub mod create;
 pub mod error;
 pub mod guard;
+pub mod health;
 pub mod inspect;
 pub mod prepare;
+pub mod pulse;
 pub mod refill;
 pub mod route;
 pub mod source;
 pub mod status;
 pub mod teardown;
+pub mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch::Receiver, watch::Sender, watch::channel};
 use tokio::task::JoinSet;
 
 use crate::change::Lsn;
-use crate::checkpoint::{Floor, Progress};
+use crate::checkpoint::Progress;
 use crate::config::Project;
+use crate::observe::board::Board;
+use crate::observe::snapshot::{RunState, Snapshot};
 use crate::pipeline::error::Stopped;
 use crate::pipeline::state::{Phase, State};
 use crate::pipeline::task::{Attach, Task};
@@ -33,9 +38,12 @@ use crate::postgres::catalog::fetch_lsn;
 
 use error::EngineError;
 use guard::Guard;
+use health::SourceHealth;
 use prepare::{PreparedProject, PreparedSource};
+use pulse::Pulses;
 use route::{Reader, Router};
 use source::{SourceError, SourceTask};
+use watch::{WatchedPipeline, WatchedSource, look};
 
 /// Bytes that all queues together may hold.
 const QUEUES_BYTES: usize = 10 << 20;
@@ -43,6 +51,7 @@ const QUEUE_BYTES_MIN: usize = 512 * 1024;
 /// How long pipelines may take to finish their batch when the process is to end.
 const GRACE: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +79,26 @@ enum Event {
     Guard(usize, EngineError),
 }
 
-struct Running {
-    pipelines: Vec<(String, usize, Floor, Arc<State>)>,
+/// How to run a project.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether to stop once caught up.
+    pub until: Until,
+    /// How long a statement of the user's may take before it is told of.
+    pub slow_query: Duration,
+}
+
+struct Running<'b> {
+    options: Options,
+    board: &'b Board,
+    pipelines: Vec<WatchedPipeline>,
+    sources: Vec<WatchedSource>,
     targets: Vec<Option<Lsn>>,
     tasks: JoinSet<Event>,
+    pulses: Pulses,
     guards: JoinSet<Event>,
-    stop_pipelines: watch::Sender<bool>,
-    stop_sources: Vec<watch::Sender<bool>>,
+    stop_pipelines: Sender<bool>,
+    stop_sources: Vec<Sender<bool>>,
     pipelines_left: usize,
     failures: usize,
     is_fenced: bool,
@@ -91,18 +113,22 @@ pub async fn check(project: &Project) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Runs a project until `shutdown` turns true, or as `until` says.
+/// Runs a project until `shutdown` turns true, or as `options` say. How it stands is put on the board.
 pub async fn run(
     project: &Project,
-    until: Until,
-    mut shutdown: watch::Receiver<bool>,
+    options: Options,
+    mut shutdown: Receiver<bool>,
+    board: &Board,
 ) -> Result<Ended, EngineError> {
     let mut prepared = prepare::prepare(project).await?;
     let mut guards = Vec::new();
     for source in &prepared.sources {
-        guards.push(guard::take(source, until == Until::CaughtUp, &mut shutdown).await?);
+        let is_once = options.until == Until::CaughtUp;
+        let waits = || board.enter(RunState::Standby);
+        guards.push(guard::take(source, is_once, &mut shutdown, &waits).await?);
     }
     if guards.iter().any(|(_, has_waited)| *has_waited) {
+        board.enter(RunState::Starting);
         prepared = prepare::prepare(project).await?;
     }
     for source in &prepared.sources {
@@ -113,18 +139,27 @@ pub async fn run(
         _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
     }
     let guards = guards.into_iter().map(|(guard, _)| guard).collect();
-    let mut running = start(prepared, guards, until).await?;
+    let mut running = start(prepared, guards, options, board).await?;
     running.supervise(shutdown).await;
     Ok(running.end().await)
 }
 
-async fn start(prepared: PreparedProject, guards: Vec<Guard>, until: Until) -> Result<Running, EngineError> {
-    let (stop_pipelines, stopping) = watch::channel(false);
+async fn start(
+    prepared: PreparedProject,
+    guards: Vec<Guard>,
+    options: Options,
+    board: &Board,
+) -> Result<Running<'_>, EngineError> {
+    let (stop_pipelines, stopping) = channel(false);
     let count = prepared.sources.iter().map(|source| source.pipelines.len()).sum::<usize>();
     let mut running = Running {
+        options,
+        board,
         pipelines: Vec::new(),
+        sources: Vec::new(),
         targets: Vec::new(),
         tasks: JoinSet::new(),
+        pulses: Pulses::new(),
         guards: JoinSet::new(),
         stop_pipelines,
         stop_sources: Vec::new(),
@@ -133,27 +168,28 @@ async fn start(prepared: PreparedProject, guards: Vec<Guard>, until: Until) -> R
         is_fenced: false,
     };
     let queue_bytes = (QUEUES_BYTES / count.max(1)).max(QUEUE_BYTES_MIN);
-    for (place, guard) in guards.into_iter().enumerate() {
-        running.guards.spawn(async move { Event::Guard(place, guard.watch().await) });
-    }
-    for source in prepared.sources {
-        running.start_source(source, queue_bytes, until, stopping.clone()).await?;
+    for (place, (source, guard)) in prepared.sources.into_iter().zip(guards).enumerate() {
+        let health = Arc::new(SourceHealth::default());
+        let (name, slot) = (source.connection.name.clone(), source.slot_name.clone());
+        running.sources.push(WatchedSource { name, slot, health: health.clone() });
+        running.start_source(source, queue_bytes, stopping.clone()).await?;
+        let watching = async move { Event::Guard(place, guard.watch(&health).await) };
+        running.guards.spawn(running.pulses.beating(watching));
     }
     Ok(running)
 }
 
-impl Running {
+impl Running<'_> {
     async fn start_source(
         &mut self,
         source: PreparedSource,
         queue_bytes: usize,
-        until: Until,
-        stopping: watch::Receiver<bool>,
+        stopping: Receiver<bool>,
     ) -> Result<(), EngineError> {
         let source_place = self.stop_sources.len();
-        let (stop, source_stopping) = watch::channel(false);
+        let (stop, source_stopping) = channel(false);
         self.stop_sources.push(stop);
-        let target = match until {
+        let target = match self.options.until {
             Until::Shutdown => None,
             Until::CaughtUp => Some(caught_up_lsn(&source).await?),
         };
@@ -168,12 +204,16 @@ impl Running {
             let tables = definition.tables.iter().map(|t| (t.oid, t.schema.clone(), t.table.clone()));
             readers.push(Reader { place, floor: floor.clone(), tables: tables.collect() });
             let state = Arc::new(State::default());
-            self.pipelines.push((
-                definition.pipeline.name.clone(),
-                source_place,
-                floor.clone(),
-                state.clone(),
-            ));
+            let age = pipeline.checkpoint.as_ref().filter(|_| loaded.is_some()).map(|c| c.age);
+            let now = Instant::now();
+            self.pipelines.push(WatchedPipeline {
+                name: definition.pipeline.name.clone(),
+                source: source_place,
+                output: definition.output.name.clone(),
+                floor: floor.clone(),
+                state: state.clone(),
+                current_at: age.and_then(|age| now.checked_sub(age)).unwrap_or(now),
+            });
             let task = Task {
                 definition,
                 place,
@@ -182,9 +222,11 @@ impl Running {
                 attach: attach.clone(),
                 queue_bytes,
                 state,
+                slow_query: self.options.slow_query,
                 shutdown: stopping.clone(),
             };
-            self.tasks.spawn(async move { Event::Pipeline(place, task.run().await) });
+            let running = async move { Event::Pipeline(place, task.run().await) };
+            self.tasks.spawn(self.pulses.beating(running));
         }
         self.spawn_source(
             &source,
@@ -207,33 +249,42 @@ impl Running {
         progress: Progress,
         attach: mpsc::Receiver<Attach>,
         target: Option<Lsn>,
-        shutdown: watch::Receiver<bool>,
+        shutdown: Receiver<bool>,
     ) {
         let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
         let identity = source.identity.clone();
-        let task = SourceTask { connection, slot, identity, router, progress, attach, target, shutdown };
-        self.tasks.spawn(async move { Event::Source(place, task.run().await) });
+        let health = self.sources[place].health.clone();
+        let task =
+            SourceTask { connection, slot, identity, router, progress, attach, target, health, shutdown };
+        self.tasks.spawn(self.pulses.beating(async move { Event::Source(place, task.run().await) }));
     }
 
     /// Waits until it is time to end.
-    async fn supervise(&mut self, mut shutdown: watch::Receiver<bool>) {
+    async fn supervise(&mut self, mut shutdown: Receiver<bool>) {
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         let is_once = self.targets.iter().any(Option::is_some);
         tracing::info!(event = "running", pipelines = self.pipelines.len(), "running");
+        let mut show = tokio::time::interval(SHOW_INTERVAL);
         while self.pipelines_left > 0 && !self.is_fenced {
             tokio::select! {
                 _ = shutdown.wait_for(|end| *end) => return,
                 Some(event) = self.tasks.join_next() => self.note(event),
                 Some(event) = self.guards.join_next() => self.note(event),
                 _ = look.tick(), if is_once => if self.has_caught_up() { return },
+                _ = show.tick() => self.show(RunState::Running),
             }
         }
     }
 
+    fn show(&mut self, state: RunState) {
+        let turns = self.pulses.all_turn();
+        self.board.put(Snapshot { turns, ..look(state, &mut self.pipelines, &self.sources) });
+    }
+
     fn has_caught_up(&self) -> bool {
-        self.pipelines.iter().all(|(_, source, floor, state)| {
-            let is_there = self.targets[*source].is_some_and(|target| floor.lsn() >= target);
-            let (phase, _) = state.phase();
+        self.pipelines.iter().all(|pipeline| {
+            let is_there = self.targets[pipeline.source].is_some_and(|target| pipeline.floor.lsn() >= target);
+            let phase = pipeline.state.phase();
             phase == Phase::Failed || is_there && phase == Phase::Follow
         })
     }
@@ -245,9 +296,9 @@ impl Running {
                 let Err(stopped) = outcome else { return };
                 self.failures += 1;
                 self.is_fenced |= stopped.error.is_fenced();
-                tracing::error!(event = "pipeline_failed", pipeline = %self.pipelines[place].0, at = %stopped.first,
+                tracing::error!(event = "pipeline_failed", pipeline = %self.pipelines[place].name, at = %stopped.first,
                     "pipeline {} failed: {}. Its place is kept at {}; mend the cause and start again",
-                    self.pipelines[place].0, stopped.error, stopped.first);
+                    self.pipelines[place].name, stopped.error, stopped.first);
             }
             Ok(Event::Source(place, Err(error))) => self.lose_source(place, &error.to_string()),
             Ok(Event::Source(_, Ok(()))) => {}
@@ -265,6 +316,7 @@ impl Running {
     /// A source that can't go on takes its pipelines along.
     fn lose_source(&mut self, place: usize, error: &str) {
         tracing::error!(event = "source_failed", "{error}");
+        self.sources[place].health.fail(error.to_owned());
         self.failures += 1;
         // Its pipelines end by themselves: nobody takes them into a stream any more.
         self.stop_sources[place].send_replace(true);
@@ -272,6 +324,7 @@ impl Running {
 
     /// Lets pipelines finish what they are at, then sources confirm it.
     async fn end(mut self) -> Ended {
+        self.show(RunState::Stopping);
         self.stop_pipelines.send_replace(true);
         let finished = tokio::time::timeout(GRACE, async {
             while self.pipelines_left > 0 {

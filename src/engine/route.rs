@@ -56,7 +56,8 @@ pub struct Router {
     attached: Vec<Attached>,
     /// By relation OID: the relation as last seen, and places in `attached`.
     routes: HashMap<u32, (Arc<Relation>, Vec<usize>)>,
-    open: Option<(Lsn, u32)>,
+    /// The open transaction: start of its commit record, its id, when it was committed.
+    open: Option<(Lsn, u32, i64)>,
     touched: Vec<usize>,
     /// Everything that commits before this has been routed.
     boundary: Lsn,
@@ -128,7 +129,7 @@ impl Router {
     pub async fn route(&mut self, step: Step) {
         match step {
             Step::Nothing => {}
-            Step::Begin { commit_lsn, xid } => self.open = Some((commit_lsn, xid)),
+            Step::Begin { commit_lsn, xid, commit_time } => self.open = Some((commit_lsn, xid, commit_time)),
             Step::Change(change) => self.change(change).await,
             Step::Truncate(relations) => {
                 for relation in relations {
@@ -137,7 +138,7 @@ impl Router {
                     }
                 }
             }
-            Step::Commit { end_lsn, commit_time } => self.commit(end_lsn, commit_time).await,
+            Step::Commit { end_lsn } => self.commit(end_lsn).await,
         }
     }
 
@@ -166,7 +167,7 @@ impl Router {
     }
 
     async fn push(&mut self, at: usize, entry: Entry) {
-        let Some((commit_lsn, xid)) = self.open else { return };
+        let Some(open @ (commit_lsn, ..)) = self.open else { return };
         let attached = &mut self.attached[at];
         if is_loaded(commit_lsn, attached.sent) {
             return;
@@ -178,16 +179,16 @@ impl Router {
         attached.entries.push(entry);
         if attached.bytes > PIECE_BYTES {
             attached.is_split = true;
-            attached.hand_over(commit_lsn, xid, None).await;
+            attached.hand_over(open, None).await;
         }
     }
 
-    async fn commit(&mut self, end_lsn: Lsn, commit_time: i64) {
-        let Some((commit_lsn, xid)) = self.open.take() else { return };
-        let end = End { end_lsn, commit_time: Some(commit_time) };
+    async fn commit(&mut self, end_lsn: Lsn) {
+        let Some(open) = self.open.take() else { return };
+        let end = End { end_lsn };
         for at in std::mem::take(&mut self.touched) {
             let attached = &mut self.attached[at];
-            attached.hand_over(commit_lsn, xid, Some(end)).await;
+            attached.hand_over(open, Some(end)).await;
             (attached.is_split, attached.sent) = (false, end_lsn);
         }
         self.boundary = self.boundary.max(end_lsn);
@@ -225,10 +226,11 @@ impl Router {
 
 impl Attached {
     /// A queue whose pipeline has left takes nothing; the pipeline asks again when it comes back.
-    async fn hand_over(&mut self, commit_lsn: Lsn, xid: u32, end: Option<End>) {
+    async fn hand_over(&mut self, open: (Lsn, u32, i64), end: Option<End>) {
+        let (commit_lsn, xid, commit_time) = open;
         self.bytes = 0;
         let entries = std::mem::take(&mut self.entries);
-        self.queue.send(Piece::new(xid, commit_lsn, entries, end)).await.ok();
+        self.queue.send(Piece::new(xid, commit_lsn, commit_time, entries, end)).await.ok();
     }
 }
 
@@ -251,11 +253,11 @@ mod tests {
     }
 
     fn commit(end_lsn: u64) -> Step {
-        Step::Commit { end_lsn: Lsn(end_lsn), commit_time: 0 }
+        Step::Commit { end_lsn: Lsn(end_lsn) }
     }
 
     fn begin(commit_lsn: u64) -> Step {
-        Step::Begin { commit_lsn: Lsn(commit_lsn), xid: 1 }
+        Step::Begin { commit_lsn: Lsn(commit_lsn), xid: 1, commit_time: 0 }
     }
 
     fn router(from: &[u64]) -> (Router, Vec<QueueReceiver>, Vec<Floor>) {

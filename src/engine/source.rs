@@ -5,11 +5,13 @@
 //! two transactions; the others skip what they have. So there is one slot and one stream, and no pipeline waits for
 //! another that is in trouble.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::health::{SourceHealth, StreamState};
 use super::route::Router;
 use crate::change::Lsn;
 use crate::checkpoint::Progress;
@@ -81,6 +83,8 @@ pub struct SourceTask {
     pub attach: mpsc::Receiver<Attach>,
     /// Where the stream is wanted to get soon (`--once`).
     pub target: Option<Lsn>,
+    /// What others may see.
+    pub health: Arc<SourceHealth>,
     /// Turns true when the pipelines have ended.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -96,6 +100,7 @@ impl SourceTask {
         let mut pause = PAUSE_MIN;
         loop {
             let Some(from) = self.start().await else { return Ok(()) };
+            self.health.enter(StreamState::Connecting);
             let started = match self.verify(from).await {
                 Ok(()) => ReplicationStream::start(&self.connection, &self.slot, &self.slot, from)
                     .await
@@ -105,6 +110,7 @@ impl SourceTask {
             let outcome = match started {
                 Ok(stream) => {
                     tracing::debug!(event = "streaming", connection = %self.connection.name, from = %from, "streaming");
+                    self.health.enter(StreamState::Streaming);
                     self.stream(stream, &mut pause).await
                 }
                 Err(error) => Err(error),
@@ -114,6 +120,7 @@ impl SourceTask {
                 Ok(Next::Restart) => continue,
                 Err(error) if !error.is_transient() => return Err(error),
                 Err(error) => {
+                    self.health.retry(error.to_string());
                     tracing::warn!(event = "reconnecting", connection = %self.connection.name,
                         pause_ms = pause.as_millis() as u64, "{error}; connecting again");
                 }
@@ -165,6 +172,7 @@ impl SourceTask {
             if let Some(from) = self.router.restart() {
                 return Some(from);
             }
+            self.health.enter(StreamState::Waiting);
             tokio::select! {
                 () = ended(&mut self.shutdown) => return None,
                 attach = self.attach.recv() => drop(self.router.attach(attach?)),
@@ -224,7 +232,9 @@ impl SourceTask {
                         *pause = PAUSE_MAX / 6;
                         return Err(SourceError::ShuttingDown);
                     }
+                    self.health.hear(&frame);
                     self.frame(&mut assembler, frame).await?;
+                    self.health.route(self.router.boundary());
                 }
             }
         }
@@ -236,7 +246,7 @@ impl SourceTask {
                 let step = assembler.push(&payload)?;
                 self.router.route(step).await;
             }
-            Frame::Keepalive { wal_end, reply_requested } => {
+            Frame::Keepalive { wal_end, reply_requested, .. } => {
                 self.router.reached(wal_end);
                 // A server that shuts down asks again and again until all that it sent is confirmed.
                 self.router.advance(reply_requested || self.is_behind_target()).await;

@@ -81,7 +81,8 @@ async fn lock(found: &[Found]) -> Result<(Vec<Guard>, bool), EngineError> {
         if !database.is_read && source.slot.is_none() && source.publication.is_none() {
             continue;
         }
-        let taken = guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown).await;
+        let taken =
+            guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown, &|| {}).await;
         let (guard, waited) = taken.map_err(|error| match error {
             EngineError::Held(held) => {
                 EngineError::Held(format!("{held}. Stop it first; nothing was removed"))

@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::progress;
 use crate::config::SecretMask;
 
 /// How log lines look.
@@ -21,11 +22,19 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// What was asked for, or what suits stderr.
+    pub fn chosen(asked: Option<LogFormat>) -> LogFormat {
+        let suits = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+        asked.unwrap_or(suits)
+    }
+}
+
 /// Starts logging. `RUST_LOG` filters as usual; without it, everything from info on. Events are for the log, spans for
 /// traces, where somebody wants them.
 pub fn start(format: Option<LogFormat>, mask: SecretMask, traces: Option<Tracer>) {
     let is_terminal = io::stderr().is_terminal();
-    let format = format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
+    let format = LogFormat::chosen(format);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer().with_writer(Masked(mask)).with_target(false);
     let lines = match format {
@@ -73,6 +82,7 @@ impl Drop for MaskedLine {
     fn drop(&mut self) {
         let text = String::from_utf8_lossy(&self.line);
         // A log that can't be written is no reason to stop loading rows.
-        io::stderr().lock().write_all(self.mask.mask(&text).as_bytes()).ok();
+        let line = self.mask.mask(&text);
+        progress::above(|| drop(io::stderr().lock().write_all(line.as_bytes())));
     }
 }

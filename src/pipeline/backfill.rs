@@ -2,8 +2,6 @@
 //! goes on. All of it is one transaction of the output: interrupted at any instant, nothing of it is there, and it
 //! starts again.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::error::SqlState;
@@ -17,6 +15,7 @@ use crate::source::snapshot::{self, BackfillSnapshot};
 use crate::transform::query::{CopyQuery, Types};
 
 use super::compiled::{Compiled, Load};
+use super::counts::Counts;
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
 use super::trace::{self, At};
@@ -28,12 +27,13 @@ pub async fn run(
     source: &Session,
     control: &Session,
     writer: &mut Writer,
+    counts: &Counts,
 ) -> Checked<()> {
     let copies = definition.pipeline.backfill && definition.pipeline.output.on.insert != Action::Ignore;
     let mut is_staged = !copies || !is_plain(definition, writer).await?;
     loop {
         let snapshot = open_snapshot(definition, source, control).await?;
-        let done = if copies { fill(definition, source, writer, is_staged).await } else { Ok(()) };
+        let done = if copies { fill(definition, source, writer, is_staged, counts).await } else { Ok(()) };
         match done {
             Err(error) if !is_staged && is_unique_violation(&error) => {
                 // Two rows of the SQL have one key: the last counts, and only the other way can tell which that is.
@@ -97,14 +97,16 @@ async fn fill(
     source: &Session,
     writer: &mut Writer,
     is_staged: bool,
+    counts: &Counts,
 ) -> Checked<()> {
     let types = definition.types(&source.client).await?;
     let mut copies = Vec::new();
     for table in &definition.tables {
         copies.push(Compiled::copy(definition, &source.client, &types, table).await?);
     }
+    counts.begin_backfill(estimate(source, copies.iter().map(|(copy, _)| copy)).await?);
     if copies.iter().any(|(_, load)| load.is_some()) {
-        return fill_by_load(definition, source, writer, copies).await;
+        return fill_by_load(definition, source, writer, copies, counts).await;
     }
     let (mut rows, mut fills) = (0, Vec::new());
     for (number, (copy, _)) in copies.iter().enumerate() {
@@ -113,7 +115,7 @@ async fn fill(
             writer.stage(&fill).await?;
         }
         let mut into = writer.copy(&fill).await?;
-        let piping = pipe(source, copy, &mut into, fill.is_binary, &definition.pipeline.name);
+        let piping = pipe(source, copy, &mut into, fill.is_binary, counts);
         rows += trace::observed(copy_span(definition, number), piping).await?;
         fills.push(fill);
     }
@@ -125,6 +127,23 @@ async fn fill(
 fn copy_span(definition: &Definition, table: usize) -> Span {
     let table = definition.tables.get(table).map(|table| table.relation().display_name());
     trace::statement(&Span::current(), definition, At::Source, "COPY", table.as_deref())
+}
+
+/// How many rows the source's planner expects: right for a plain table that was analyzed, a guess otherwise.
+async fn estimate(source: &Session, copies: impl Iterator<Item = &CopyQuery>) -> Checked<u64> {
+    let mut rows = 0;
+    for copy in copies {
+        let explained = source.client.query_one(&format!("EXPLAIN {}", copy.sql), &[]).await;
+        let explained = explained.map_err(|e| PipelineError::sql(copy.problem(&e), &e))?;
+        rows += planned_rows(explained.get(0));
+    }
+    Ok(rows)
+}
+
+/// From the first line of a plan: `Seq Scan on t  (cost=0.00..35.50 rows=2550 width=4)`.
+fn planned_rows(line: &str) -> u64 {
+    let rows = line.rsplit_once(" rows=").map_or("", |(_, rest)| rest);
+    rows.split(' ').next().and_then(|rows| rows.parse().ok()).unwrap_or(0)
 }
 
 fn names(copy: &CopyQuery) -> Vec<String> {
@@ -152,12 +171,13 @@ async fn fill_by_load(
     source: &Session,
     writer: &mut Writer,
     copies: Vec<(CopyQuery, Option<Load>)>,
+    counts: &Counts,
 ) -> Checked<()> {
     for (number, (copy, load)) in copies.into_iter().enumerate() {
         let Some(load) = load else { continue };
         writer.create_relation(&load.relation, &load.columns).await?;
         let mut into = writer.copy_into(&load.relation, &load.columns).await?;
-        let piping = pipe(source, &copy, &mut into, false, &definition.pipeline.name);
+        let piping = pipe(source, &copy, &mut into, false, counts);
         let rows = trace::observed(copy_span(definition, number), piping).await?;
         writer
             .load_run(&load.relation, if rows > 0 { &load.sql } else { "SELECT" }, &load_path(definition))
@@ -178,7 +198,7 @@ async fn pipe(
     copy: &CopyQuery,
     into: &mut std::pin::Pin<Box<tokio_postgres::CopyInSink<Bytes>>>,
     is_binary: bool,
-    pipeline: &str,
+    counts: &Counts,
 ) -> Checked<u64> {
     const BUFFER: usize = 128 * 1024;
     let format = if is_binary { " (FORMAT binary)" } else { "" };
@@ -186,17 +206,17 @@ async fn pipe(
     let reading = |e: tokio_postgres::Error| PipelineError::sql(copy.problem(&e), &e);
     let writing = || SinkError::at("copying into the output");
     let mut rows = Box::pin(source.client.copy_out(&sql).await.map_err(reading)?);
-    let (mut count, mut told, mut buffer) = (0u64, Instant::now(), Vec::with_capacity(BUFFER));
+    let (mut count, mut buffer) = (0u64, Vec::with_capacity(BUFFER));
     while let Some(row) = rows.next().await {
         buffer.extend_from_slice(&row.map_err(reading)?);
         count += 1;
+        // Binary form has a message more than rows.
+        if !is_binary || count > 1 {
+            counts.backfilled();
+        }
         if buffer.len() >= BUFFER {
             let full = std::mem::replace(&mut buffer, Vec::with_capacity(BUFFER));
             into.send(Bytes::from(full)).await.map_err(writing())?;
-        }
-        if count % 4096 == 0 && told.elapsed().as_secs() >= 5 {
-            tracing::info!(event = "backfilling", pipeline, rows = count, "backfill goes on");
-            told = Instant::now();
         }
     }
     into.send(Bytes::from(buffer)).await.map_err(writing())?;
@@ -215,4 +235,21 @@ pub async fn check(definition: &Definition, source: &Session, types: &Types) -> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estimate_is_read_from_a_plans_first_line() {
+        for (line, rows) in [
+            ("Seq Scan on t  (cost=0.00..35.50 rows=2550 width=4)", 2550),
+            ("Nested Loop  (cost=0.00..1e+09 rows=12345678901 width=0)", 12_345_678_901),
+            ("Seq Scan on \" rows=7\"  (cost=0.00..35.50 rows=1 width=4)", 1),
+            ("Result", 0),
+        ] {
+            assert_eq!(planned_rows(line), rows);
+        }
+    }
 }

@@ -142,6 +142,22 @@ impl PipelineError {
         }
     }
 
+    /// What to do about it, as far as the error itself knows.
+    pub fn fix(&self) -> Option<String> {
+        match self {
+            PipelineError::Sql { problem, .. } => problem.help.clone(),
+            PipelineError::Problems(problems) => problems.iter().find_map(|problem| problem.help.clone()),
+            PipelineError::Truncated { cure, .. } => Some(cure.clone()),
+            PipelineError::ValueGone { table } => Some(format!("ALTER TABLE {table} REPLICA IDENTITY FULL")),
+            PipelineError::Rewound { pipeline, .. } => Some(format!("trucker backfill {pipeline}")),
+            PipelineError::Connect(_)
+            | PipelineError::Source { .. }
+            | PipelineError::Sink(_)
+            | PipelineError::Input(_)
+            | PipelineError::StreamBroke => None,
+        }
+    }
+
     /// Whether another process has the pipeline now.
     pub fn is_fenced(&self) -> bool {
         matches!(self, PipelineError::Sink(SinkError::Fenced { .. }))

@@ -6,14 +6,17 @@
 //! * [`queue`]: what the source hands over.
 //! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes; [`lineage`]: rows that pass each other.
 //! * [`backfill`]: what was there before.
-//! * [`task`]: its life; [`state`]: what others see of it; [`error`]: its troubles; [`trace`]: its spans.
+//! * [`task`]: its life; [`error`]: its troubles.
+//! * [`state`]: what others see of it; [`counts`]: what it has done; [`pending`]: what it hasn't yet; [`trace`]: its spans.
 
 pub mod backfill;
 pub mod compiled;
+pub mod counts;
 pub mod definition;
 pub mod effect;
 pub mod error;
 pub mod lineage;
+pub mod pending;
 pub mod queue;
 pub mod stage;
 pub mod state;

@@ -30,8 +30,6 @@ impl Entry {
 pub struct End {
     /// First byte after the commit record, or a position that the source has reached with nothing for the pipeline.
     pub end_lsn: Lsn,
-    /// When it was committed, in microseconds since 2000-01-01 by the source's clock; None for a mere position.
-    pub commit_time: Option<i64>,
 }
 
 /// A transaction, or a part of a large one, with what concerns the pipeline; or a mere position.
@@ -41,6 +39,8 @@ pub struct Piece {
     pub xid: u32,
     /// Start of the commit record.
     pub commit_lsn: Lsn,
+    /// When it was committed, in microseconds since 2000-01-01 by the source's clock; None for a mere position.
+    pub commit_time: Option<i64>,
     /// In the order of the stream.
     pub entries: Vec<Entry>,
     /// None if more of the same transaction follows.
@@ -50,14 +50,14 @@ pub struct Piece {
 
 impl Piece {
     /// A piece; `end` is None if more of the transaction follows.
-    pub fn new(xid: u32, commit_lsn: Lsn, entries: Vec<Entry>, end: Option<End>) -> Self {
-        Piece { xid, commit_lsn, entries, end, permit: None }
+    pub fn new(xid: u32, commit_lsn: Lsn, commit_time: i64, entries: Vec<Entry>, end: Option<End>) -> Self {
+        Piece { xid, commit_lsn, commit_time: Some(commit_time), entries, end, permit: None }
     }
 
     /// A position that the source has reached with nothing for the pipeline before it.
     pub fn position(lsn: Lsn) -> Self {
-        let end = End { end_lsn: lsn, commit_time: None };
-        Piece { xid: 0, commit_lsn: lsn, entries: Vec::new(), end: Some(end), permit: None }
+        let end = Some(End { end_lsn: lsn });
+        Piece { xid: 0, commit_lsn: lsn, commit_time: None, entries: Vec::new(), end, permit: None }
     }
 
     /// Bytes kept in memory.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::Span;
@@ -17,17 +18,18 @@ use crate::transform::query::{Query, Types};
 use crate::transform::{resolve, run, visibility};
 
 use super::compiled::{Compiled, Load, current_table};
+use super::counts::Tally;
 use super::definition::{Checked, Definition};
 use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
 use super::trace::{self, At};
+use group::{Group, run_length};
 
 mod emit;
 mod group;
-
-use group::{Group, run_length};
+pub mod slow;
 
 /// Rows of a result that a batch may gather before it is cut in halves.
 const RESULT_BYTES_MAX: usize = 6 << 20;
@@ -46,7 +48,7 @@ pub enum Work {
     /// truncate.sql.
     Truncate(String),
     /// The transactions so far are complete up to there.
-    Complete(super::queue::End),
+    Complete(super::queue::End, Tally),
 }
 
 /// See the module.
@@ -62,6 +64,9 @@ pub struct Stage {
     widened: Vec<(Arc<Relation>, Arc<Relation>)>,
     /// Rows have gone to load.sql since it last ran.
     has_load_rows: bool,
+    /// Of the batch that is under way.
+    tally: Tally,
+    slow_query: Duration,
     work: mpsc::Sender<(Work, Span)>,
     /// The batch at hand, in traces.
     batch: Span,
@@ -82,10 +87,12 @@ pub struct Part {
 }
 
 impl Stage {
-    /// A stage that reads the source through `session` and hands writes to `work`.
+    /// A stage that reads the source through `session` and hands writes to `work`. Statements that take as long as
+    /// `slow_query` are told of.
     pub async fn new(
         definition: Arc<Definition>,
         session: Session,
+        slow_query: Duration,
         work: mpsc::Sender<(Work, Span)>,
     ) -> Checked<Self> {
         let types = definition.types(&session.client).await?;
@@ -101,6 +108,8 @@ impl Stage {
             lineage: Lineage::default(),
             widened: Vec::new(),
             has_load_rows: false,
+            tally: Tally::default(),
+            slow_query,
             work,
             batch: Span::none(),
         })
@@ -116,6 +125,7 @@ impl Stage {
         self.batch = Span::current();
         let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
         for part in parts {
+            self.tally.add(&part.entry);
             match part.entry {
                 Entry::Change(change) => segment.push((part.xid, self.widen(change).await?)),
                 Entry::Truncate(relation) => {
@@ -131,7 +141,8 @@ impl Stage {
 
     /// Hands on what is left, and says how far the output is then complete.
     pub async fn complete(&mut self, end: super::queue::End) -> Checked<()> {
-        self.hand_on(Work::Complete(end)).await
+        let tally = std::mem::take(&mut self.tally);
+        self.hand_on(Work::Complete(end, tally)).await
     }
 
     async fn hand_on(&mut self, work: Work) -> Checked<()> {
@@ -221,8 +232,14 @@ impl Stage {
                 let rest = changes.split_off(run_length(&changes));
                 todo.push(rest);
             }
-            match self.segment(&mut changes).await? {
-                Ok(outcomes) => self.emit(&changes, outcomes).await?,
+            let begun = Instant::now();
+            let answer = self.segment(&mut changes).await?;
+            self.tally.sql += begun.elapsed();
+            match answer {
+                Ok(outcomes) => {
+                    self.tally.rows += outcomes.iter().map(|outcome| outcome.rows.len() as u64).sum::<u64>();
+                    self.emit(&changes, outcomes).await?;
+                }
                 Err(Overflow) if changes.len() == 1 => self.large_change(&mut changes).await?,
                 Err(Overflow) => {
                     let second = changes.split_off(changes.len() / 2);
@@ -432,25 +449,37 @@ impl Stage {
         if places.is_empty() {
             return Ok(Ok(Vec::new()));
         }
+        let begun = Instant::now();
         let first = &changes[places[0]].1;
         let span = self.span("SELECT", Some(&first.relation));
         span.record("trucker.operation", first.operation.as_str());
         span.record("trucker.changes", places.len() as i64);
-        trace::observed(span, async {
-            let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
-            let these = places.iter().map(|&at| &*changes[at].1);
-            let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
-            let mut tuples = Vec::new();
-            while let Some((n, tuple)) = rows.next().await.map_err(failed)? {
-                match budget.checked_sub(tuple.size()) {
-                    Some(left) => *budget = left,
-                    None => return Ok(Err(Overflow)),
-                }
-                tuples.push((places[n], tuple));
+        let tuples = trace::observed(span, self.ask(query, places, changes, budget)).await?;
+        if tuples.is_ok() {
+            self.tell_if_slow(query, begun, places.len());
+        }
+        Ok(tuples)
+    }
+
+    async fn ask(
+        &self,
+        query: &Query,
+        places: &[usize],
+        changes: &[(u32, Arc<Change>)],
+        budget: &mut usize,
+    ) -> Checked<Answer<Vec<(usize, Tuple)>>> {
+        let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
+        let these = places.iter().map(|&at| &*changes[at].1);
+        let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
+        let mut tuples = Vec::new();
+        while let Some((n, tuple)) = rows.next().await.map_err(failed)? {
+            match budget.checked_sub(tuple.size()) {
+                Some(left) => *budget = left,
+                None => return Ok(Err(Overflow)),
             }
-            Span::current().record("trucker.rows", tuples.len() as i64);
-            Ok(Ok(tuples))
-        })
-        .await
+            tuples.push((places[n], tuple));
+        }
+        Span::current().record("trucker.rows", tuples.len() as i64);
+        Ok(Ok(tuples))
     }
 }

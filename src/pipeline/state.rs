@@ -1,9 +1,13 @@
-//! What others may see of a pipeline while it runs: its phase and its last trouble. How far it is, its floor
+//! What others may see of a pipeline while it runs: its phase, its last trouble, its numbers. How far it is, its floor
 //! says.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
+use super::counts::Counts;
+use super::error::PipelineError;
+use super::pending::Pending;
 use crate::change::Lsn;
 
 /// Where a pipeline is in its life.
@@ -21,45 +25,131 @@ pub enum Phase {
     Failed,
 }
 
+/// What went wrong last.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// When.
+    pub at: SystemTime,
+    /// What, where, and the server's words.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub fix: Option<String>,
+}
+
 /// The pipeline writes, anybody reads.
 #[derive(Debug)]
 pub struct State {
-    phase: Mutex<(Phase, Option<String>)>,
+    life: Mutex<Life>,
     batch_end: AtomicU64,
+    /// What it has done.
+    pub counts: Counts,
+    /// What it has taken and not done.
+    pub pending: Pending,
+}
+
+#[derive(Debug)]
+struct Life {
+    phase: Phase,
+    since: SystemTime,
+    trouble: Option<Trouble>,
+    /// Since when it has been trying in vain: nothing was loaded since.
+    stumbling_since: Option<SystemTime>,
+    backfill: Option<(SystemTime, Option<SystemTime>)>,
+}
+
+/// A pipeline's life as it is to be shown.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// `Retrying` until something got through, however often it connects meanwhile.
+    pub phase: Phase,
+    /// Since when.
+    pub since: SystemTime,
+    /// The last trouble, also when it has passed.
+    pub trouble: Option<Trouble>,
+    /// When this process began a backfill, and when that ended.
+    pub backfill: Option<(SystemTime, Option<SystemTime>)>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        State { phase: Mutex::new((Phase::Connecting, None)), batch_end: AtomicU64::new(0) }
+        let life = Life {
+            phase: Phase::Connecting,
+            since: SystemTime::now(),
+            trouble: None,
+            stumbling_since: None,
+            backfill: None,
+        };
+        State {
+            life: Mutex::new(life),
+            batch_end: AtomicU64::new(0),
+            counts: Counts::default(),
+            pending: Pending::default(),
+        }
     }
 }
 
 impl State {
-    fn set(&self, phase: Phase, trouble: Option<String>) {
+    fn life(&self) -> MutexGuard<'_, Life> {
         // A lock that a panic left behind holds a value that is as good as any.
-        *self.phase.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (phase, trouble);
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The phase, and the last trouble.
-    pub fn phase(&self) -> (Phase, Option<String>) {
-        self.phase.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    /// The phase.
+    pub fn phase(&self) -> Phase {
+        self.life().phase
     }
 
     /// Whether it follows the stream.
     pub fn is_following(&self) -> bool {
-        self.phase().0 == Phase::Follow
+        self.phase() == Phase::Follow
+    }
+
+    /// Its life, for eyes.
+    pub fn shown(&self) -> Shown {
+        let life = self.life();
+        let is_waiting = self.pending.oldest().is_some();
+        let (phase, since) = match (life.phase, life.stumbling_since) {
+            (Phase::Connecting | Phase::Retrying, Some(since)) => (Phase::Retrying, since),
+            (Phase::Follow, Some(since)) if is_waiting => (Phase::Retrying, since),
+            (phase, _) => (phase, life.since),
+        };
+        Shown { phase, since, trouble: life.trouble.clone(), backfill: life.backfill }
     }
 
     pub(super) fn enter(&self, phase: Phase) {
-        self.set(phase, None);
+        let mut life = self.life();
+        let now = SystemTime::now();
+        match (phase, life.phase, &mut life.backfill) {
+            (Phase::Backfill, ..) => life.backfill = Some((now, None)),
+            (Phase::Follow, Phase::Backfill, Some((_, end))) => *end = Some(now),
+            _ => {}
+        }
+        (life.phase, life.since) = (phase, now);
     }
 
-    pub(super) fn retry(&self, trouble: &str) {
-        self.set(Phase::Retrying, Some(trouble.to_owned()));
+    pub(super) fn retry(&self, error: &PipelineError) {
+        self.counts.retried();
+        let now = self.trouble(Phase::Retrying, error);
+        self.life().stumbling_since.get_or_insert(now);
     }
 
-    pub(super) fn fail(&self, trouble: &str) {
-        self.set(Phase::Failed, Some(trouble.to_owned()));
+    pub(super) fn fail(&self, error: &PipelineError) {
+        self.counts.failed();
+        self.trouble(Phase::Failed, error);
+    }
+
+    fn trouble(&self, phase: Phase, error: &PipelineError) -> SystemTime {
+        let now = SystemTime::now();
+        let trouble = Trouble { at: now, message: error.to_string(), fix: error.fix() };
+        let mut life = self.life();
+        (life.phase, life.since, life.trouble) = (phase, now, Some(trouble));
+        now
+    }
+
+    /// Everything that commits before this is durable in the output.
+    pub(super) fn loaded(&self, loaded_lsn: Lsn) {
+        self.pending.loaded(loaded_lsn);
+        self.life().stumbling_since = None;
     }
 
     pub(super) fn reading(&self, batch_end: Lsn) {
@@ -68,5 +158,28 @@ impl State {
 
     pub(super) fn batch_end(&self) -> Lsn {
         Lsn(self.batch_end.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_that_tries_in_vain_is_retrying_until_something_got_through() {
+        let state = State::default();
+        state.enter(Phase::Follow);
+        assert_eq!(state.shown().phase, Phase::Follow);
+        state.pending.take(Lsn(10), 0);
+        state.retry(&PipelineError::StreamBroke);
+        let since = state.shown().since;
+        for phase in [Phase::Connecting, Phase::Follow] {
+            state.enter(phase);
+            assert_eq!((state.shown().phase, state.shown().since), (Phase::Retrying, since));
+        }
+        state.loaded(Lsn(20));
+        assert_eq!(state.shown().phase, Phase::Follow);
+        assert!(state.shown().trouble.is_some(), "what it was can still be seen");
+        assert_eq!(state.counts.read().retries, 1);
     }
 }

@@ -4,7 +4,7 @@
 //! it alone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::Span;
@@ -19,6 +19,7 @@ use super::backfill;
 use super::definition::{Checked, Definition};
 use super::error::{PipelineError, Stopped};
 use super::queue::{End, Piece, QueueReceiver, QueueSender, queue};
+use super::stage::slow::tell_if_slow;
 use super::stage::{Part, Stage, Work};
 use super::state::{Phase, State};
 use super::trace;
@@ -58,6 +59,8 @@ pub struct Task {
     pub queue_bytes: usize,
     /// What others may see.
     pub state: Arc<State>,
+    /// How long a statement of the user's may take before it is told of.
+    pub slow_query: Duration,
     /// Turns true when it is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -85,12 +88,12 @@ impl Task {
             let Err(error) = outcome else { return Ok(()) };
             let first = self.floor.lsn();
             if !error.is_transient() && !self.looks_closer(&mut memory, &error) {
-                self.state.fail(&error.to_string());
+                self.state.fail(&error);
                 return Err(Stopped { error, first });
             }
             memory.pause = (memory.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
             if error.is_transient() {
-                self.state.retry(&error.to_string());
+                self.state.retry(&error);
                 tracing::warn!(event = "retrying", pipeline = %self.definition.pipeline.name, at = %first,
                     pause_ms = memory.pause.as_millis() as u64, "{error}; trying again");
             }
@@ -132,7 +135,8 @@ impl Task {
             self.state.enter(Phase::Backfill);
             let control = connect(&definition.source, Purpose::Control).await?;
             let span = trace::backfill(&definition);
-            trace::observed(span, backfill::run(&definition, &source, &control, &mut writer)).await?;
+            let filling = backfill::run(&definition, &source, &control, &mut writer, &self.state.counts);
+            trace::observed(span, filling).await?;
         }
         let loaded = writer.loaded_lsn().unwrap_or_default();
         let told = self.floor.lsn();
@@ -141,6 +145,7 @@ impl Task {
             return Err(PipelineError::Rewound { pipeline: definition.pipeline.name.clone(), loaded, told });
         }
         self.floor.raise(loaded);
+        self.state.pending.loaded(loaded);
         let (sender, receiver) = queue(self.queue_bytes);
         let attach = Attach { pipeline: self.place, from: loaded, queue: sender };
         if self.attach.send(attach).await.is_err() {
@@ -179,7 +184,7 @@ impl Task {
         memory: &mut Memory,
     ) -> Checked<()> {
         let (sender, work) = mpsc::channel(WORK_MAX);
-        let stage = Stage::new(self.definition.clone(), source, sender).await?;
+        let stage = Stage::new(self.definition.clone(), source, self.slow_query, sender).await?;
         self.state.enter(Phase::Follow);
         let from = Position { loaded: writer.loaded_lsn().unwrap_or_default(), seam: writer.seam().cloned() };
         let careful_until = memory.careful_until;
@@ -205,6 +210,7 @@ impl Task {
         mut work: mpsc::Receiver<(Work, Span)>,
         pause: &mut Duration,
     ) -> Checked<()> {
+        let mut writing = Duration::ZERO;
         loop {
             let work = tokio::select! {
                 work = work.recv() => work,
@@ -215,29 +221,39 @@ impl Task {
             };
             let Some((work, batch)) = work else { return Ok(()) };
             let span = trace::work(&batch, &self.definition, &work);
-            let done = trace::observed(span, self.do_work(writer, work, pause)).await;
-            done.inspect_err(|error| trace::fail(&batch, error))?;
+            let done = trace::observed(span, self.do_work(writer, work, &mut writing)).await;
+            if done.inspect_err(|error| trace::fail(&batch, error))? {
+                *pause = Duration::ZERO;
+            }
         }
     }
 
-    async fn do_work(&self, writer: &mut Writer, work: Work, pause: &mut Duration) -> Checked<()> {
+    /// Answers whether it was a commit. `writing` gathers the time that rows take until then.
+    async fn do_work(&self, writer: &mut Writer, work: Work, writing: &mut Duration) -> Checked<bool> {
+        let name = &self.definition.pipeline.name;
+        let begun = Instant::now();
         match work {
             Work::Writes(writes) => writer.write(&writes).await?,
             Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
             Work::LoadRun(load) => {
-                writer.load_run(&load.relation, &load.sql, &backfill::load_path(&self.definition)).await?;
+                let path = backfill::load_path(&self.definition);
+                writer.load_run(&load.relation, &load.sql, &path).await?;
+                let output = &self.definition.output.name;
+                tell_if_slow(self.slow_query, begun, name, &path, output, None);
             }
             Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
-            Work::Complete(end) => {
+            Work::Complete(end, tally) => {
                 let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
                 writer.commit(end.end_lsn, seam).await?;
                 self.floor.raise(end.end_lsn);
-                *pause = Duration::ZERO;
-                let name = &self.definition.pipeline.name;
+                self.state.loaded(end.end_lsn);
+                self.state.counts.loaded(&tally, std::mem::take(writing), begun.elapsed());
                 tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
+                return Ok(true);
             }
         }
-        Ok(())
+        *writing += begun.elapsed();
+        Ok(false)
     }
 }
 
@@ -276,14 +292,22 @@ async fn read(
             batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)),
         );
         let span = trace::batch(stage.definition(), &batch, |piece| !position.has(piece));
-        trace::observed(span, take(&mut stage, batch, &mut position)).await?;
+        trace::observed(span, take(&mut stage, batch, &mut position, state)).await?;
     }
 }
 
 /// Puts a batch through the SQL.
-async fn take(stage: &mut Stage, mut batch: Vec<Piece>, position: &mut Position) -> Checked<()> {
+async fn take(
+    stage: &mut Stage,
+    mut batch: Vec<Piece>,
+    position: &mut Position,
+    state: &State,
+) -> Checked<()> {
     let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
     let mut rest = batch.split_off(whole);
+    for first in [batch.first(), rest.first()].into_iter().flatten() {
+        first.commit_time.inspect(|time| state.pending.take(first.commit_lsn, *time));
+    }
     stage.process(parts(&mut batch, position)).await?;
     if let Some(end) = batch.last().and_then(|piece| piece.end) {
         complete(stage, position, end).await?;

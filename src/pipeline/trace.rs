@@ -112,7 +112,7 @@ pub fn work(batch: &Span, definition: &Definition, work: &Work) -> Span {
         }
         Work::LoadRun(_) => of("load.sql"),
         Work::Truncate(_) => of("truncate.sql"),
-        Work::Complete(end) => commit(batch, definition, end.end_lsn),
+        Work::Complete(end, _) => commit(batch, definition, end.end_lsn),
     }
 }
 

@@ -16,6 +16,8 @@ pub enum Step {
         commit_lsn: Lsn,
         /// Its top-level transaction id.
         xid: u32,
+        /// When it was committed, in microseconds since 2000-01-01 by the source's clock.
+        commit_time: i64,
     },
     /// A row of the open transaction changed.
     Change(Change),
@@ -25,8 +27,6 @@ pub enum Step {
     Commit {
         /// First byte after its commit record.
         end_lsn: Lsn,
-        /// When, in microseconds since 2000-01-01 by the source's clock.
-        commit_time: i64,
     },
     /// Nothing for anybody.
     Nothing,
@@ -61,17 +61,17 @@ impl Assembler {
     /// Takes the next message.
     pub fn push(&mut self, payload: &[u8]) -> Result<Step, AssembleError> {
         match decode(payload, &CONTEXT)? {
-            Message::Begin { commit_lsn, xid, .. } => {
+            Message::Begin { commit_lsn, xid, commit_time } => {
                 if std::mem::replace(&mut self.is_open, true) {
                     return Err(AssembleError::Protocol("a transaction begins inside another"));
                 }
-                Ok(Step::Begin { commit_lsn, xid })
+                Ok(Step::Begin { commit_lsn, xid, commit_time: commit_time.0 })
             }
-            Message::Commit { end_lsn, commit_time, .. } => {
+            Message::Commit { end_lsn, .. } => {
                 if !std::mem::replace(&mut self.is_open, false) {
                     return Err(AssembleError::Protocol("a transaction ends that didn't begin"));
                 }
-                Ok(Step::Commit { end_lsn, commit_time: commit_time.0 })
+                Ok(Step::Commit { end_lsn })
             }
             Message::Relation { relation, .. } => {
                 self.describe(relation);

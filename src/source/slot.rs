@@ -52,6 +52,35 @@ pub async fn fetch(
     }))
 }
 
+/// The WAL that a slot keeps.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// Bytes kept.
+    pub held_bytes: Option<i64>,
+    /// Bytes that may still be written before the slot is in danger; None without a limit.
+    pub safe_bytes: Option<i64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// What the server may forget WAL before.
+    pub confirmed_flush_lsn: Option<Lsn>,
+}
+
+/// Reads what a slot keeps; None if there is none of that name.
+pub async fn fetch_retention(
+    client: &Client,
+    name: &str,
+) -> Result<Option<Retention>, tokio_postgres::Error> {
+    let sql = "SELECT (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint, safe_wal_size, wal_status, \
+               confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+    let row = client.query_opt(sql, &[&name]).await?;
+    Ok(row.map(|row| Retention {
+        held_bytes: row.get(0),
+        safe_bytes: row.get(1),
+        wal_status: row.get(2),
+        confirmed_flush_lsn: row.get::<_, Option<String>>(3).and_then(|text| text.parse().ok()),
+    }))
+}
+
 /// Creates the slot and answers the LSN that it starts at. Waits, however long, for the transactions that were
 /// writing when it began; dropping the future cancels it, and the server drops the half-made slot.
 pub async fn create(client: &Client, other: &Client, name: &str) -> Result<Lsn, tokio_postgres::Error> {

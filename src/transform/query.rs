@@ -123,6 +123,11 @@ pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Resul
 }
 
 impl Query {
+    /// The files that it was made of.
+    pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
+        self.chain.files.iter().map(|(_, file)| file.path())
+    }
+
     /// Whether the result depends on values that aren't sent (see [`super::chain::UNSENT`]): asked of the planner, which
     /// keeps of a query only what its result needs.
     pub async fn needs_unsent(&self, client: &Client) -> Result<bool, CompileError> {

@@ -46,6 +46,11 @@ pub struct RenderedFile {
 }
 
 impl RenderedFile {
+    /// The file.
+    pub fn path(&self) -> &std::path::Path {
+        &self.file.path
+    }
+
     /// The statement, without a trailing semicolon.
     pub fn statement(&self) -> &str {
         &self.rendered.text[..self.end]

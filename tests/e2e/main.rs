@@ -23,6 +23,7 @@ mod load;
 mod many_pipelines;
 mod mistakes;
 mod names;
+mod notify;
 mod replication;
 mod same_database;
 mod secrets;

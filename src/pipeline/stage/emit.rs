@@ -12,7 +12,8 @@ use crate::sink::{Key, Row};
 use crate::transform::compile::Rows;
 use crate::transform::run;
 
-use super::{Group, Stage, WRITE_BYTES_MAX, Work};
+use super::group::Group;
+use super::{Stage, WRITE_BYTES_MAX, Work};
 
 impl Stage {
     pub(super) async fn emit(
@@ -136,6 +137,7 @@ impl Stage {
     }
 
     async fn emit_part(&mut self, group: &Group, part: Outcome) -> Checked<()> {
+        self.tally.rows += part.rows.len() as u64;
         if self.definition.pipeline.sql.load.is_some() {
             return self.emit_load(group, vec![part]).await;
         }

@@ -39,6 +39,8 @@ pub enum Frame {
         wal_start: Lsn,
         /// The same again, as logical slots have it.
         wal_end: Lsn,
+        /// The server's clock, in microseconds since 2000-01-01.
+        sent_at: i64,
         /// The message.
         payload: Bytes,
     },
@@ -46,6 +48,8 @@ pub enum Frame {
     Keepalive {
         /// Everything before this has been sent.
         wal_end: Lsn,
+        /// The server's clock, in microseconds since 2000-01-01.
+        sent_at: i64,
         /// Whether the server wanted an answer.
         reply_requested: bool,
     },
@@ -181,7 +185,7 @@ impl ReplicationStream {
             let Some(frame) = decode_message(message)? else { continue };
             match frame {
                 Frame::Data { wal_start, wal_end, .. } => self.feedback.set_received(wal_start.max(wal_end)),
-                Frame::Keepalive { wal_end, reply_requested } => {
+                Frame::Keepalive { wal_end, reply_requested, .. } => {
                     self.feedback.set_received(wal_end);
                     if reply_requested {
                         self.feedback.reply();
@@ -288,14 +292,14 @@ fn decode_copy_data(mut body: Bytes) -> Result<Frame, StreamError> {
         b'w' => {
             let wal_start = body.try_get_u64().map(Lsn).map_err(short)?;
             let wal_end = body.try_get_u64().map(Lsn).map_err(short)?;
-            let _sent_at = body.try_get_i64().map_err(short)?;
-            Ok(Frame::Data { wal_start, wal_end, payload: body })
+            let sent_at = body.try_get_i64().map_err(short)?;
+            Ok(Frame::Data { wal_start, wal_end, sent_at, payload: body })
         }
         b'k' => {
             let wal_end = body.try_get_u64().map(Lsn).map_err(short)?;
-            let _sent_at = body.try_get_i64().map_err(short)?;
+            let sent_at = body.try_get_i64().map_err(short)?;
             let reply_requested = body.try_get_u8().map_err(short)? != 0;
-            Ok(Frame::Keepalive { wal_end, reply_requested })
+            Ok(Frame::Keepalive { wal_end, sent_at, reply_requested })
         }
         other => {
             Err(StreamError::Protocol(format!("a frame of type {:?} came unexpected", char::from(other))))
