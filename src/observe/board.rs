@@ -110,7 +110,8 @@ impl Past {
         let done = pipeline.changes.total() + pipeline.backfill.as_ref().map_or(0, |backfill| backfill.rows);
         // A backfill that starts again counts from 0.
         if self.recent.back().is_some_and(|(_, before)| done < *before) {
-            (self.recent.clear(), self.point) = ((), None);
+            self.recent.clear();
+            self.point = None;
         }
         self.recent.push_back((now, done));
         while self.recent.len() > 2 && since(self.recent[1].0, now) >= RATE_SPAN {

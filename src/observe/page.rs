@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use minijinja::{Environment, context};
+use minijinja::{Environment, Value, context};
 use serde::Serialize;
 
 use super::board::{Board, Point};
@@ -108,9 +108,9 @@ pub fn render(board: &Board, snapshot: &Snapshot) -> String {
         state => word(snapshot.state),
         up => ago(snapshot.started_at, now),
         taken_at => now.to_string(),
-        verdict => verdict(snapshot),
-        pipelines => pipelines,
-        sources => sources,
+        verdict => Value::from_serialize(verdict(snapshot)),
+        pipelines => Value::from_serialize(pipelines),
+        sources => Value::from_serialize(sources),
     };
     let rendered = page.get_template("page.html").and_then(|template| template.render(values));
     rendered.unwrap_or_else(|error| format!("<!DOCTYPE html><title>trucker</title><p>{error}; see /status"))

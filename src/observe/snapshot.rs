@@ -35,7 +35,7 @@ impl Time {
 
 impl std::fmt::Display for Time {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        humantime::format_rfc3339_seconds(self.0).fmt(f)
+        write!(f, "{}", humantime::format_rfc3339_seconds(self.0))
     }
 }
 

@@ -119,9 +119,9 @@ impl State {
     pub(super) fn enter(&self, phase: Phase) {
         let mut life = self.life();
         let now = SystemTime::now();
-        match (phase, life.phase, &mut life.backfill) {
-            (Phase::Backfill, ..) => life.backfill = Some((now, None)),
-            (Phase::Follow, Phase::Backfill, Some((_, end))) => *end = Some(now),
+        match (phase, life.backfill) {
+            (Phase::Backfill, _) => life.backfill = Some((now, None)),
+            (Phase::Follow, Some((began, None))) => life.backfill = Some((began, Some(now))),
             _ => {}
         }
         (life.phase, life.since) = (phase, now);

@@ -305,8 +305,12 @@ async fn take(
 ) -> Checked<()> {
     let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
     let mut rest = batch.split_off(whole);
-    for first in [batch.first(), rest.first()].into_iter().flatten() {
-        first.commit_time.inspect(|time| state.pending.take(first.commit_lsn, *time));
+    for part in [&batch, &rest] {
+        let first = part.iter().find(|piece| !position.has(piece));
+        if let Some((commit_lsn, time)) = first.and_then(|piece| Some((piece.commit_lsn, piece.commit_time?)))
+        {
+            state.pending.take(commit_lsn, time);
+        }
     }
     stage.process(parts(&mut batch, position)).await?;
     if let Some(end) = batch.last().and_then(|piece| piece.end) {

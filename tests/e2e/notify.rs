@@ -51,9 +51,8 @@ fn systemd_is_told_of_the_start_of_how_it_stands_and_of_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let mut manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap());
-    let s = scenario()
-        .variable("NOTIFY_SOCKET", path.to_str().unwrap())
-        .variable("WATCHDOG_USEC", "120000000");
+    let s =
+        scenario().variable("NOTIFY_SOCKET", path.to_str().unwrap()).variable("WATCHDOG_USEC", "120000000");
     let mut trucker = s.run();
     manager.until_said(&mut trucker, "READY=1");
     manager.until_said(&mut trucker, "STATUS=Running: 1 following");
