@@ -1,6 +1,6 @@
 # Everything that a developer or CI runs. Each target brings what it needs.
 
-.PHONY: demo test build check
+.PHONY: demo test test-page build check
 
 ## Two throwaway Postgres servers, a small shop, and trucker between them. DEMO_SECONDS=N ends it by itself.
 demo: postgres
@@ -11,6 +11,11 @@ demo: postgres
 ## All tests, against real servers. TRUCKER_SOAK=1 lengthens the loops, TRUCKER_BIG=1 the largest transaction.
 test: postgres
 	cargo test --locked
+
+## The page in a real browser, with pictures of it.
+test-page: postgres
+	scripts/ensure-chromium
+	cargo test --locked --test page -- --nocapture
 
 build:
 	cargo build --release --locked

@@ -22,9 +22,8 @@ fn read(path: &str) -> String {
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let text = read("docs/metrics.md");
     let (tables, _) = text.split_once("\n## /status").unwrap();
-    let quoted = |cell: &str| -> BTreeSet<String> {
-        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-    };
+    let quoted =
+        |cell: &str| -> BTreeSet<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     let mut metrics = BTreeMap::new();
     for line in tables.lines().filter(|line| line.starts_with("| `trucker_")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
@@ -53,7 +52,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 /// What an expression asks for that isn't promised.
 fn unknown(expression: &str, metrics: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
     let mut unknown = Vec::new();
-    for name in words(expression).filter(|word| word.starts_with("trucker_") || word.starts_with("process_")) {
+    for name in words(expression).filter(|word| word.starts_with("trucker_") || word.starts_with("process_"))
+    {
         if !metrics.contains_key(name) {
             unknown.push(name.to_owned());
         }
@@ -87,8 +87,12 @@ fn what_is_not_promised_is_found() {
     let metrics = documented();
     let clean = "sum by (job, pipeline) (trucker_pipeline_state{state=\"failed\"}) and on (instance) up == 0";
     assert_eq!(unknown(clean, &metrics), Vec::<String>::new());
-    let wrong = "sum by (table) (trucker_pipeline_lag{pipeline=\"x\"} or trucker_source_connected{pipeline=\"x\"})";
-    assert_eq!(unknown(wrong, &metrics), ["trucker_pipeline_lag", "trucker_source_connected{pipeline}", "table"]);
+    let wrong =
+        "sum by (table) (trucker_pipeline_lag{pipeline=\"x\"} or trucker_source_connected{pipeline=\"x\"})";
+    assert_eq!(
+        unknown(wrong, &metrics),
+        ["trucker_pipeline_lag", "trucker_source_connected{pipeline}", "table"]
+    );
 }
 
 /// The alerts by name: the lines of each.
@@ -140,14 +144,16 @@ fn the_dashboard_parses_and_asks_for_documented_metrics_alone() {
         .map(|variable| variable["name"].as_str().unwrap())
         .collect();
     let metrics = documented();
-    let (mut ids, mut places, mut rules) = (BTreeSet::new(), Vec::new(), "groups: [{name: g, rules: [\n".to_owned());
+    let (mut ids, mut places, mut rules) =
+        (BTreeSet::new(), Vec::new(), "groups: [{name: g, rules: [\n".to_owned());
     for panel in dashboard["panels"].as_array().unwrap() {
         let title = panel["title"].as_str().unwrap();
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is taken");
         let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
         let place = (at("x"), at("y"), at("x") + at("w"), at("y") + at("h"));
         assert!(place.2 <= 24, "{title}");
-        let is_apart = |o: &(u64, u64, u64, u64)| o.2 <= place.0 || place.2 <= o.0 || o.3 <= place.1 || place.3 <= o.1;
+        let is_apart =
+            |o: &(u64, u64, u64, u64)| o.2 <= place.0 || place.2 <= o.0 || o.3 <= place.1 || place.3 <= o.1;
         assert!(places.iter().all(is_apart), "{title} lies upon another");
         places.push(place);
         if panel["type"] == "row" {
@@ -197,7 +203,11 @@ fn what_is_shipped_uses_options_and_variables_that_the_program_has() {
         }
     }
     let single = read("contrib/kubernetes/trucker.yaml");
-    assert!(single.contains("replicas: 1") && single.contains("type: Recreate") && single.contains("path: /readyz"));
+    assert!(
+        single.contains("replicas: 1")
+            && single.contains("type: Recreate")
+            && single.contains("path: /readyz")
+    );
     let pair = read("contrib/kubernetes/trucker-standby.yaml");
     // One that stands by is never ready by /readyz, and a rollout would wait for it for ever.
     assert!(pair.contains("replicas: 2") && !pair.contains("path: /readyz"));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -308,4 +309,40 @@ fn the_modules_are_those_of_the_table() {
     declared.sort_unstable();
     known.sort_unstable();
     assert_eq!(declared, known);
+}
+
+fn text_of(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// What stands between `start` and `end`, wherever that is of letters, digits and underscores alone.
+fn words_between(text: &str, start: &str, end: char) -> BTreeSet<String> {
+    let words = text.match_indices(start).filter_map(|(at, _)| {
+        let word = identifier(&text[at + start.len()..]);
+        text[at + start.len() + word.len()..].starts_with(end).then_some(word)
+    });
+    words.filter(|word| !word.is_empty()).collect()
+}
+
+#[test]
+fn metrics_are_those_of_the_docs() {
+    let code = words_between(&text_of("src/observe/metrics.rs"), "\"trucker_", '"');
+    let docs = words_between(&text_of("docs/metrics.md"), "| `trucker_", '`');
+    assert!(code.len() > 20);
+    assert_eq!(code, docs);
+}
+
+#[test]
+fn events_are_those_of_the_docs() {
+    let mut code = BTreeSet::new();
+    for source in sources().iter().filter(|source| source.is_below("src")) {
+        let text: String = source.program().map(|(_, line)| format!("{line}\n")).collect();
+        code.extend(words_between(&text, "event = \"", '"'));
+    }
+    let docs = text_of("docs/observability.md");
+    let rows =
+        docs.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split(" | ").next());
+    let docs: BTreeSet<String> = rows.flat_map(|cell| words_between(cell, "`", '`')).collect();
+    assert!(code.len() > 20);
+    assert_eq!(code, docs);
 }

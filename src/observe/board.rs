@@ -140,3 +140,25 @@ fn rate(from: (SystemTime, u64), to: (SystemTime, u64)) -> f64 {
     let seconds = since(from.0, to.0).as_secs_f64();
     if seconds > 0.0 { to.1.saturating_sub(from.1) as f64 / seconds } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::snapshot::{Changes, samples};
+
+    #[test]
+    fn rates_are_over_the_last_seconds_and_begin_anew_with_a_backfill() {
+        let (mut past, start) = (Past::default(), SystemTime::UNIX_EPOCH);
+        let mut at = |second: u64, insert: u64| {
+            let changes = Changes { insert, ..Changes::default() };
+            let pipeline = PipelineSnapshot { changes, ..samples::pipeline("p") };
+            past.add(start + Duration::from_secs(second), &pipeline)
+        };
+        assert_eq!([at(0, 0), at(1, 100), at(10, 1000)], [0.0, 100.0, 100.0]);
+        assert_eq!(at(20, 1000), 0.0, "the first ten seconds are forgotten");
+        assert_eq!(at(21, 5), 0.0);
+        assert_eq!(at(22, 10), 5.0);
+        let rates: Vec<f64> = past.points.iter().map(|point| point.rate).collect();
+        assert_eq!(rates, [100.0, 0.0]);
+    }
+}

@@ -220,3 +220,26 @@ fn pairs(labels: Labels<'_>) -> Vec<LabelPair> {
     };
     labels.iter().map(pair).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::snapshot::samples;
+
+    #[test]
+    fn names_with_quotes_and_newlines_stay_within_their_labels() {
+        let text = encode(&samples::running(vec![samples::pipeline("a\"b\\c\nd")]));
+        assert!(text.contains(r#"trucker_pipeline_lag_seconds{pipeline="a\"b\\c\nd"} 0"#), "{text}");
+    }
+
+    #[test]
+    fn a_state_is_one_for_what_it_is_and_zero_for_the_rest() {
+        let text = encode(&samples::running(vec![samples::failed("p", "m")]));
+        for (state, value) in
+            [("connecting", 0), ("backfilling", 0), ("following", 0), ("retrying", 0), ("failed", 1)]
+        {
+            let line = format!("trucker_pipeline_state{{pipeline=\"p\",state=\"{state}\"}} {value}\n");
+            assert!(text.contains(&line), "{line} in {text}");
+        }
+    }
+}

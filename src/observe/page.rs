@@ -3,7 +3,8 @@
 
 use std::sync::OnceLock;
 
-use minijinja::{Environment, Value, context};
+use minijinja::Environment;
+use minijinja::value::Serde;
 use serde::Serialize;
 
 use super::board::{Board, Point};
@@ -23,6 +24,18 @@ const HTML: &str = include_str!("page/page.html");
 const LATE: f64 = 30.0;
 /// Of the WAL that a slot may keep: where what is left stands out.
 const LEFT_MIN: f64 = 0.2;
+
+#[derive(Serialize)]
+struct View<'s> {
+    project: &'s str,
+    version: &'s str,
+    state: String,
+    up: String,
+    taken_at: String,
+    verdict: Verdict,
+    pipelines: Vec<PipelineView<'s>>,
+    sources: Vec<SourceView<'s>>,
+}
 
 #[derive(Serialize)]
 struct Verdict {
@@ -102,17 +115,17 @@ pub fn render(board: &Board, snapshot: &Snapshot) -> String {
     let pipelines: Vec<PipelineView<'_>> =
         snapshot.pipelines.iter().map(|p| pipeline(p, now, &board.points(&p.name))).collect();
     let sources: Vec<SourceView<'_>> = snapshot.sources.iter().map(|s| source(s, now)).collect();
-    let values = context! {
-        project => snapshot.project,
-        version => snapshot.version,
-        state => word(snapshot.state),
-        up => ago(snapshot.started_at, now),
-        taken_at => now.to_string(),
-        verdict => Value::from_serialize(verdict(snapshot)),
-        pipelines => Value::from_serialize(pipelines),
-        sources => Value::from_serialize(sources),
+    let view = View {
+        project: &snapshot.project,
+        version: snapshot.version,
+        state: word(snapshot.state),
+        up: ago(snapshot.started_at, now),
+        taken_at: now.to_string(),
+        verdict: verdict(snapshot),
+        pipelines,
+        sources,
     };
-    let rendered = page.get_template("page.html").and_then(|template| template.render(values));
+    let rendered = page.get_template("page.html").and_then(|page| page.render(Serde(&view)));
     rendered.unwrap_or_else(|error| format!("<!DOCTYPE html><title>trucker</title><p>{error}; see /status"))
 }
 
@@ -272,4 +285,52 @@ fn spark(points: &[Point]) -> Spark {
     let edge = format!("M{}", places.join("L"));
     let area = format!("{edge}V24H{first}Z");
     Spark { label, area, edge }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SecretMask;
+    use crate::observe::snapshot::samples;
+
+    fn page(pipelines: Vec<PipelineSnapshot>) -> String {
+        let board = Board::new("shop", SecretMask::new([b"hunter2".as_slice()]));
+        board.put(samples::running(pipelines));
+        render(&board, &board.latest())
+    }
+
+    #[test]
+    fn whatever_servers_and_folders_say_is_text() {
+        let evil = "<script>alert(1)</script>\"'&";
+        let page = page(vec![samples::failed(evil, evil)]);
+        assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert"), "{page}");
+        assert!(!page.contains("\"'&\""), "{page}");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let page = page(vec![samples::failed("p", "password hunter2 was refused")]);
+        assert!(!page.contains("hunter2") && page.contains("password *** was refused"), "{page}");
+    }
+
+    #[test]
+    fn the_verdict_says_what_is_wrong_first() {
+        let late = PipelineSnapshot { lag_seconds: 600.0, ..samples::pipeline("slow") };
+        for (pipelines, expected) in [
+            (vec![samples::pipeline("a"), samples::pipeline("b")], "All 2 pipelines follow."),
+            (
+                vec![samples::pipeline("a"), samples::failed("b", "m"), late],
+                "2 of 3 pipelines follow; b is failed; slow is 10 min behind.",
+            ),
+        ] {
+            assert_eq!(verdict(&samples::running(pipelines)).text, expected);
+        }
+    }
+
+    #[test]
+    fn a_line_of_rates_ends_at_the_right_and_stays_within_its_frame() {
+        let point = |rate| Point { rate, lag_seconds: 0.0 };
+        assert_eq!(spark(&[point(0.0), point(0.0)]).edge, "");
+        assert_eq!(spark(&[point(0.0), point(50.0), point(100.0)]).edge, "M117 23.0L118 12.5L119 2.0");
+    }
 }

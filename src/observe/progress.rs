@@ -200,3 +200,40 @@ fn tell_of(p: &PipelineSnapshot, changes: u64) {
         time(p.lag_seconds as u64)
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::snapshot::samples;
+
+    #[test]
+    fn a_line_says_what_a_pipeline_is_at() {
+        let backfill =
+            BackfillSnapshot { rows: 600, rows_estimate: Some(1200), seconds: 1.0, is_done: false };
+        let state = PipelineState::Backfilling;
+        let filling = PipelineSnapshot {
+            state,
+            backfill: Some(backfill),
+            changes_per_second: 300.0,
+            ..samples::pipeline("p")
+        };
+        for (pipeline, expected) in [
+            (samples::pipeline("p"), "p   following          0/s  lag 0 s (0 B)"),
+            (samples::failed("p", "first\nsecond"), "p   failed             0/s  lag 0 s (0 B)  first"),
+            (filling, "p   backfilling  ████████████░░░░░░░░░░░░ 600 of ~1,200 rows  300/s"),
+        ] {
+            assert_eq!(line(&pipeline, 2), expected);
+        }
+    }
+
+    #[test]
+    fn many_pipelines_share_a_line_and_those_in_trouble_have_their_own() {
+        let mut pipelines: Vec<PipelineSnapshot> =
+            (0..20).map(|n| samples::pipeline(&format!("p{n}"))).collect();
+        pipelines.push(samples::failed("bad", "m"));
+        let lines = lines(&samples::running(pipelines));
+        assert_eq!(lines.len(), LINES_MAX + 1);
+        assert!(lines[0].starts_with("bad"), "{lines:?}");
+        assert_eq!(lines[LINES_MAX], "… and 9 more, 9 of them following");
+    }
+}

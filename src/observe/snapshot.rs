@@ -294,3 +294,48 @@ pub fn word(state: impl Serialize) -> String {
         _ => String::new(),
     }
 }
+
+#[cfg(test)]
+pub mod samples {
+    //! Snapshots to test surfaces with.
+
+    use super::*;
+
+    /// A pipeline that follows.
+    pub fn pipeline(name: &str) -> PipelineSnapshot {
+        PipelineSnapshot {
+            name: name.to_owned(),
+            source: "source".to_owned(),
+            output: "output".to_owned(),
+            state: PipelineState::Following,
+            since: Time(SystemTime::UNIX_EPOCH),
+            lag_seconds: 0.0,
+            lag_bytes: 0,
+            loaded_lsn: "0/0".to_owned(),
+            changes: Changes::default(),
+            changes_per_second: 0.0,
+            rows: 0,
+            batches: 0,
+            retries: 0,
+            failures: 0,
+            skipped: 0,
+            dead_letters: 0,
+            backfill: None,
+            last_error: None,
+            stages: Default::default(),
+        }
+    }
+
+    /// One that failed with this message.
+    pub fn failed(name: &str, message: &str) -> PipelineSnapshot {
+        let at = Time(SystemTime::UNIX_EPOCH);
+        let last_error =
+            Some(TroubleSnapshot { at, message: message.to_owned(), fix: Some(message.to_owned()) });
+        PipelineSnapshot { state: PipelineState::Failed, last_error, ..pipeline(name) }
+    }
+
+    /// A run of these.
+    pub fn running(pipelines: Vec<PipelineSnapshot>) -> Snapshot {
+        Snapshot { state: RunState::Running, pipelines, ..Snapshot::begin("shop") }
+    }
+}

@@ -24,6 +24,8 @@ mod many_pipelines;
 mod mistakes;
 mod names;
 mod notify;
+mod observability;
+mod operator;
 mod replication;
 mod same_database;
 mod secrets;

@@ -3,12 +3,14 @@
 
 mod database;
 mod disorder;
+mod metrics;
 mod poll;
 mod process;
 mod scenario;
 
 pub use database::{Database, Session, output_server, private_server, source_server};
 pub use disorder::{Random, is_soak};
+pub use metrics::Metrics;
 pub use poll::{PATIENCE, eventually, holds_for};
 pub use process::Trucker;
 pub use scenario::{Scenario, config};

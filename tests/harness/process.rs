@@ -1,6 +1,7 @@
 //! The program under test as a process: started, watched, signalled, killed, and what it printed.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -93,6 +94,45 @@ impl Trucker {
         self.until(&format!("printing {text:?}"), || {
             String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).contains(text)
         });
+    }
+
+    /// Answers what it serves at the path: status and body. Waits for it to say where it listens.
+    #[track_caller]
+    pub fn get(&mut self, path: &str) -> (u16, String) {
+        let (status, _, body) = self.request("GET", path);
+        (status, body)
+    }
+
+    /// The same for any method, with the head of the answer.
+    #[track_caller]
+    pub fn request(&mut self, method: &str, path: &str) -> (u16, String, String) {
+        let host = self.address();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let mut stream = std::net::TcpStream::connect(&host).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("it has a status");
+        (status, head.to_owned(), body.to_owned())
+    }
+
+    /// Where it listens; waits for it to say so.
+    #[track_caller]
+    pub fn address(&mut self) -> String {
+        self.until_said("\"listening\"");
+        let stderr = self.stderr();
+        let line = stderr.lines().find(|line| line.contains("\"listening\"")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["address"].as_str().unwrap().to_owned()
+    }
+
+    /// `/status`, read.
+    #[track_caller]
+    pub fn status(&mut self) -> serde_json::Value {
+        serde_json::from_str(&self.get("/status").1).unwrap()
     }
 
     /// Sends a signal by name: `TERM`, `INT`, `STOP`, `CONT`.

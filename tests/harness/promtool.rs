@@ -18,6 +18,7 @@ pub fn promtool(what: &str, folder: &Path, text: &str) -> Result<(), String> {
     let file = folder.join(format!("{what}.yml"));
     fs::write(&file, text).unwrap();
     let done = Command::new(program()).args([what, "rules"]).arg(&file).output().unwrap();
-    let printed = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let printed =
+        format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     if done.status.success() { Ok(()) } else { Err(printed) }
 }

@@ -128,14 +128,14 @@ impl Scenario {
     /// Starts `trucker run`.
     pub fn run(&self) -> Trucker {
         let dir = self.dir();
-        self.start(&["run", dir.to_str().unwrap()])
+        self.start(&["run", dir.to_str().unwrap(), "--http", "127.0.0.1:0"])
     }
 
     /// `trucker run --once` to its end, whatever that is.
     #[track_caller]
     pub fn run_once(&self) -> Finished {
         let dir = self.dir();
-        self.start(&["run", dir.to_str().unwrap(), "--once"]).wait()
+        self.start(&["run", dir.to_str().unwrap(), "--once", "--http", "off"]).wait()
     }
 
     /// `trucker run --once`, which must succeed: afterwards the output is caught up.
