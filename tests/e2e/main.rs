@@ -7,6 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod alerts;
 mod big_transaction;
 mod commands;
 mod connections;
