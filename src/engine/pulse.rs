@@ -26,7 +26,7 @@ impl Pulses {
     }
 
     /// The task, beating.
-    pub fn beating<T>(&mut self, task: impl Future<Output = T>) -> impl Future<Output = T> {
+    pub fn beating<F: Future>(&mut self, task: F) -> impl Future<Output = F::Output> + use<F> {
         let begun = self.begun;
         let beat = Arc::new(AtomicU64::new(milliseconds(begun)));
         self.beats.push(beat.clone());

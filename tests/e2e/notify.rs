@@ -74,7 +74,8 @@ fn a_process_that_stands_by_is_ready_and_pings() {
     let mut first = s.run();
     s.until_following(&mut first, 1);
     let mut manager = Manager::abstract_name(&s.name);
-    let s = s.variable("NOTIFY_SOCKET", &format!("@{}", s.name)).variable("WATCHDOG_USEC", "120000000");
+    let address = format!("@{}", s.name);
+    let s = s.variable("NOTIFY_SOCKET", &address).variable("WATCHDOG_USEC", "120000000");
     let mut second = s.run();
     manager.until_said(&mut second, "STATUS=Standing by: another process has the project");
     manager.until_said(&mut second, "READY=1");
@@ -90,7 +91,8 @@ fn a_process_that_stands_by_is_ready_and_pings() {
 fn a_process_that_is_frozen_pings_no_more() {
     let s = scenario();
     let mut manager = Manager::abstract_name(&s.name);
-    let s = s.variable("NOTIFY_SOCKET", &format!("@{}", s.name)).variable("WATCHDOG_USEC", "120000000");
+    let address = format!("@{}", s.name);
+    let s = s.variable("NOTIFY_SOCKET", &address).variable("WATCHDOG_USEC", "120000000");
     let mut trucker = s.run();
     manager.until_said(&mut trucker, "WATCHDOG=1");
     trucker.signal("STOP");
@@ -106,7 +108,8 @@ fn a_process_that_is_frozen_pings_no_more() {
 fn a_watchdog_that_waits_for_another_process_or_for_none_is_not_fed() {
     let s = scenario();
     let mut manager = Manager::abstract_name(&s.name);
-    let s = s.variable("NOTIFY_SOCKET", &format!("@{}", s.name)).variable("WATCHDOG_PID", "1");
+    let address = format!("@{}", s.name);
+    let s = s.variable("NOTIFY_SOCKET", &address).variable("WATCHDOG_PID", "1");
     let s = s.variable("WATCHDOG_USEC", "120000000");
     let mut trucker = s.run();
     manager.until_said(&mut trucker, "STATUS=Running: 1 following");

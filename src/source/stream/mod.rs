@@ -332,12 +332,12 @@ mod tests {
             (
                 b'd',
                 &b"w\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03BC"[..],
-                r#"Some(Data { wal_start: Lsn(1), wal_end: Lsn(2), payload: b"BC" })"#,
+                r#"Some(Data { wal_start: Lsn(1), wal_end: Lsn(2), sent_at: 3, payload: b"BC" })"#,
             ),
             (
                 b'd',
                 b"k\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\x01",
-                "Some(Keepalive { wal_end: Lsn(1), reply_requested: true })",
+                "Some(Keepalive { wal_end: Lsn(1), sent_at: 2, reply_requested: true })",
             ),
             (
                 b'N',
@@ -374,7 +374,7 @@ mod tests {
             .await
             .unwrap();
         let frame = stream.next().await.unwrap();
-        assert_eq!(frame, Frame::Keepalive { wal_end: Lsn(7), reply_requested: false });
+        assert_eq!(frame, Frame::Keepalive { wal_end: Lsn(7), sent_at: 0, reply_requested: false });
         assert_eq!(stream.feedback().received(), Lsn(7));
         assert_eq!(pings(&mut stream), [true, true, true, false]);
     }
