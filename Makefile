@@ -9,7 +9,7 @@ demo: postgres
 	exec "$$target/release/trucker" demo
 
 ## All tests, against real servers. TRUCKER_SOAK=1 lengthens the loops, TRUCKER_BIG=1 the largest transaction.
-test: postgres
+test: postgres promtool
 	cargo test --locked
 
 ## The page in a real browser, with pictures of it.
@@ -25,6 +25,18 @@ check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-.PHONY: postgres
+.PHONY: postgres promtool
 postgres:
 	@scripts/ensure-postgres
+promtool:
+	@scripts/ensure-promtool
+
+## What contrib/ ships, by the programs that read it.
+.PHONY: check-contrib static
+check-contrib:
+	scripts/check-contrib
+
+## A binary that needs nothing of the machine it runs on, and the proof of it.
+static:
+	scripts/build-static
+	scripts/check-static

@@ -71,16 +71,19 @@ pub fn main() -> ExitCode {
 
 /// Reads a project that has pipelines and starts logging; on failure, what is wrong has been said.
 fn load(dir: &Path, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
-    let loaded = load_files(dir, format)?;
-    // The warning has said so: there is nothing to do.
-    if loaded.project.pipelines.is_empty() { Err(ExitCode::from(3)) } else { Ok(loaded) }
+    with_pipelines(load_files(dir, format)?)
 }
 
 /// The same for a project that may have lost its pipelines, but not what is left of them.
 fn load_files(dir: &Path, format: Option<LogFormat>) -> Result<Loaded, ExitCode> {
+    let loaded = read(dir)?;
+    log::start(format, loaded.secrets.clone(), None);
+    Ok(loaded)
+}
+
+fn read(dir: &Path) -> Result<Loaded, ExitCode> {
     match config::load(dir) {
         Ok(loaded) => {
-            log::start(format, loaded.secrets.clone());
             if !loaded.warnings.is_empty() {
                 eprintln!("{}", loaded.warnings);
             }
@@ -91,6 +94,11 @@ fn load_files(dir: &Path, format: Option<LogFormat>) -> Result<Loaded, ExitCode>
             Err(ExitCode::from(3))
         }
     }
+}
+
+fn with_pipelines(loaded: Loaded) -> Result<Loaded, ExitCode> {
+    // The warning has said so: there is nothing to do.
+    if loaded.project.pipelines.is_empty() { Err(ExitCode::from(3)) } else { Ok(loaded) }
 }
 
 /// Says why a project doesn't run, without its secrets.

@@ -15,7 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::Loaded;
 use crate::engine::{self, Ended, Options, Until};
 use crate::observe::board::Board;
-use crate::observe::log::LogFormat;
+use crate::observe::log::{self, LogFormat};
+use crate::observe::notify::Notifier;
+use crate::observe::otel::{self, Traces};
 use crate::observe::{http, progress};
 
 /// Where a run can be looked at, if nobody says where.
@@ -69,11 +71,17 @@ fn slow_query(text: &str) -> Result<Duration, String> {
 
 /// Runs until SIGINT or SIGTERM; a second one ends at once.
 pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
-    let loaded = match super::load(&arguments.dir, format) {
+    let loaded = match super::read(&arguments.dir).and_then(super::with_pipelines) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match super::block_on(run_loaded(&arguments, &loaded, format)) {
+    let mask = loaded.secrets.and(otel::secrets());
+    let traces = Traces::from_environment(&mask);
+    log::start(format, mask, traces.tracer());
+    traces.tell_problem();
+    let outcome = super::block_on(run_loaded(&arguments, &loaded, format));
+    traces.end();
+    match outcome {
         Ok(code) => code,
         Err(error) => super::cannot_start(&error),
     }
@@ -92,6 +100,8 @@ async fn run_loaded(arguments: &Arguments, loaded: &Loaded, format: Option<LogFo
     };
     let has_foot = LogFormat::chosen(format) == LogFormat::Text;
     let told = tokio::spawn(progress::tell(board.clone(), has_foot));
+    let notifier = Notifier::from_environment();
+    let _notified = notifier.map(|n| AbortOnDropHandle::new(tokio::spawn(n.follow(board.subscribe()))));
     let (stop, stopping) = watch::channel(false);
     let signals = tokio::spawn(wait_for_signals(stop));
     let outcome = engine::run(&loaded.project, options, stopping, &board).await;

@@ -27,6 +27,15 @@ impl SecretMask {
         SecretMask { secrets: Arc::new(secrets) }
     }
 
+    /// A mask for these as well, which didn't come from the project's files.
+    pub fn and(&self, more: impl IntoIterator<Item = String>) -> SecretMask {
+        let mut secrets = (*self.secrets).clone();
+        secrets.extend(more.into_iter().flat_map(|value| forms(value.as_bytes())));
+        secrets.sort();
+        secrets.dedup();
+        SecretMask { secrets: Arc::new(secrets) }
+    }
+
     /// The text with `***` in place of each stretch that is part of a secret.
     pub fn mask<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let mut found: Vec<(usize, usize)> =

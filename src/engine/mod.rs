@@ -12,6 +12,7 @@ pub mod guard;
 pub mod health;
 pub mod inspect;
 pub mod prepare;
+pub mod pulse;
 pub mod refill;
 pub mod route;
 pub mod source;
@@ -29,7 +30,7 @@ use crate::change::Lsn;
 use crate::checkpoint::Progress;
 use crate::config::Project;
 use crate::observe::board::Board;
-use crate::observe::snapshot::RunState;
+use crate::observe::snapshot::{RunState, Snapshot};
 use crate::pipeline::error::Stopped;
 use crate::pipeline::state::{Phase, State};
 use crate::pipeline::task::{Attach, Task};
@@ -39,6 +40,7 @@ use error::EngineError;
 use guard::Guard;
 use health::SourceHealth;
 use prepare::{PreparedProject, PreparedSource};
+use pulse::Pulses;
 use route::{Reader, Router};
 use source::{SourceError, SourceTask};
 use watch::{WatchedPipeline, WatchedSource, look};
@@ -93,6 +95,7 @@ struct Running<'b> {
     sources: Vec<WatchedSource>,
     targets: Vec<Option<Lsn>>,
     tasks: JoinSet<Event>,
+    pulses: Pulses,
     guards: JoinSet<Event>,
     stop_pipelines: Sender<bool>,
     stop_sources: Vec<Sender<bool>>,
@@ -156,6 +159,7 @@ async fn start(
         sources: Vec::new(),
         targets: Vec::new(),
         tasks: JoinSet::new(),
+        pulses: Pulses::default(),
         guards: JoinSet::new(),
         stop_pipelines,
         stop_sources: Vec::new(),
@@ -169,7 +173,8 @@ async fn start(
         let (name, slot) = (source.connection.name.clone(), source.slot_name.clone());
         running.sources.push(WatchedSource { name, slot, health: health.clone() });
         running.start_source(source, queue_bytes, stopping.clone()).await?;
-        running.guards.spawn(async move { Event::Guard(place, guard.watch(&health).await) });
+        let watching = async move { Event::Guard(place, guard.watch(&health).await) };
+        running.guards.spawn(running.pulses.beating(watching));
     }
     Ok(running)
 }
@@ -220,7 +225,8 @@ impl Running<'_> {
                 slow_query: self.options.slow_query,
                 shutdown: stopping.clone(),
             };
-            self.tasks.spawn(async move { Event::Pipeline(place, task.run().await) });
+            let running = async move { Event::Pipeline(place, task.run().await) };
+            self.tasks.spawn(self.pulses.beating(running));
         }
         self.spawn_source(
             &source,
@@ -250,7 +256,7 @@ impl Running<'_> {
         let health = self.sources[place].health.clone();
         let task =
             SourceTask { connection, slot, identity, router, progress, attach, target, health, shutdown };
-        self.tasks.spawn(async move { Event::Source(place, task.run().await) });
+        self.tasks.spawn(self.pulses.beating(async move { Event::Source(place, task.run().await) }));
     }
 
     /// Waits until it is time to end.
@@ -271,7 +277,8 @@ impl Running<'_> {
     }
 
     fn show(&mut self, state: RunState) {
-        self.board.put(look(state, &mut self.pipelines, &self.sources));
+        let turns = self.pulses.all_turn();
+        self.board.put(Snapshot { turns, ..look(state, &mut self.pipelines, &self.sources) });
     }
 
     fn has_caught_up(&self) -> bool {

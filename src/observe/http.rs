@@ -97,13 +97,17 @@ fn answer(request: &Request<Incoming>, board: &Board) -> Response<Full<Bytes>> {
     }
 }
 
-/// Whether the engine's loop turns. Says nothing of how its pipelines are.
+/// Whether the engine's loop and all of its tasks turn. Says nothing of how its pipelines are.
 fn live(snapshot: &Snapshot, now: Time) -> Response<Full<Bytes>> {
     let still = snapshot.taken_at.before(now);
     // While it starts or stands by, servers are waited for, and that this is answered is all that there is to know.
     if matches!(snapshot.state, RunState::Running | RunState::Stopping) && still > STILL_MAX {
         let why = format!("the engine's loop hasn't turned for {} s\n", still.as_secs());
         return text(StatusCode::SERVICE_UNAVAILABLE, why);
+    }
+    if !snapshot.turns {
+        let why = "one of the engine's tasks is stuck: that is a bug of trucker's\n";
+        return text(StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
     }
     text(StatusCode::OK, "ok\n".to_owned())
 }
@@ -155,5 +159,7 @@ mod tests {
             assert_eq!(live(&snapshot, later).status(), status, "{state:?}");
             assert_eq!(live(&snapshot, snapshot.taken_at).status(), StatusCode::OK, "{state:?}");
         }
+        snapshot.turns = false;
+        assert_eq!(live(&snapshot, snapshot.taken_at).status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

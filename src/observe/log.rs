@@ -3,8 +3,12 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use tracing_subscriber::EnvFilter;
+use opentelemetry_sdk::trace::Tracer;
+use tracing::Metadata;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::progress;
 use crate::config::SecretMask;
@@ -26,17 +30,26 @@ impl LogFormat {
     }
 }
 
-/// Starts logging. `RUST_LOG` filters as usual; without it, everything from info on.
-pub fn start(format: Option<LogFormat>, mask: SecretMask) {
+/// Starts logging. `RUST_LOG` filters as usual; without it, everything from info on. Events are for the log, spans for
+/// traces, where somebody wants them.
+pub fn start(format: Option<LogFormat>, mask: SecretMask, traces: Option<Tracer>) {
     let is_terminal = io::stderr().is_terminal();
     let format = LogFormat::chosen(format);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Masked(mask));
-    // Starting twice in one process is no reason to fail: the first one stays.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(is_terminal).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_target(false).try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(Masked(mask)).with_target(false);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(is_terminal).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let spans = traces.map(|tracer| {
+        let layer = tracing_opentelemetry::layer().with_tracer(tracer);
+        let layer = layer.with_location(false).with_threads(false).with_target(false).with_level(false);
+        let is_ours = |of: &Metadata<'_>| of.is_span() && of.target().starts_with("trucker::");
+        layer.with_tracked_inactivity(false).with_filter(filter_fn(is_ours))
+    });
+    let lines = lines.with_filter(filter.and(filter_fn(|of: &Metadata<'_>| of.is_event())));
+    // Starting twice in one process is no reason to fail: the first one stays.
+    let _ = tracing_subscriber::registry().with(lines).with(spans).try_init();
 }
 
 struct Masked(SecretMask);

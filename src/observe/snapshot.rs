@@ -102,6 +102,9 @@ pub struct Snapshot {
     pub state: RunState,
     /// Whether `/readyz` says so.
     pub ready: bool,
+    /// Whether none of the engine's tasks is stuck.
+    #[serde(skip)]
+    pub turns: bool,
     /// When the process began.
     pub started_at: Time,
     /// When this was seen.
@@ -259,6 +262,7 @@ impl Snapshot {
             version: env!("CARGO_PKG_VERSION"),
             state: RunState::Starting,
             ready: false,
+            turns: true,
             started_at: now,
             taken_at: now,
             pipelines: Vec::new(),

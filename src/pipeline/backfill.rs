@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::error::SqlState;
+use tracing::Span;
 
 use crate::config::Action;
 use crate::postgres::Session;
@@ -17,6 +18,7 @@ use super::compiled::{Compiled, Load};
 use super::counts::Counts;
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
+use super::trace::{self, At};
 
 /// Runs the backfill and commits it with its checkpoint. `source` reads in one transaction; `control` is another
 /// session on the same primary.
@@ -47,7 +49,11 @@ pub async fn run(
                 snapshot::wait_until_flushed(&control.client, &snapshot.seam)
                     .await
                     .map_err(PipelineError::source("waiting for the source's disk"))?;
-                writer.commit(snapshot.start_lsn, Some(snapshot.seam)).await?;
+                let span = trace::commit(&Span::current(), definition, snapshot.start_lsn);
+                trace::observed(span, async {
+                    Ok(writer.commit(snapshot.start_lsn, Some(snapshot.seam)).await?)
+                })
+                .await?;
                 return Ok(());
             }
         }
@@ -109,12 +115,18 @@ async fn fill(
             writer.stage(&fill).await?;
         }
         let mut into = writer.copy(&fill).await?;
-        rows += pipe(source, copy, &mut into, fill.is_binary, counts).await?;
+        let piping = pipe(source, copy, &mut into, fill.is_binary, counts);
+        rows += trace::observed(copy_span(definition, number), piping).await?;
         fills.push(fill);
     }
     let removed = if is_staged { writer.merge_staged(&fills).await? } else { 0 };
     tracing::info!(event = "backfilled", pipeline = %definition.pipeline.name, rows, removed, "backfill done");
     Ok(())
+}
+
+fn copy_span(definition: &Definition, table: usize) -> Span {
+    let table = definition.tables.get(table).map(|table| table.relation().display_name());
+    trace::statement(&Span::current(), definition, At::Source, "COPY", table.as_deref())
 }
 
 /// How many rows the source's planner expects: right for a plain table that was analyzed, a guess otherwise.
@@ -161,11 +173,12 @@ async fn fill_by_load(
     copies: Vec<(CopyQuery, Option<Load>)>,
     counts: &Counts,
 ) -> Checked<()> {
-    for (copy, load) in copies {
+    for (number, (copy, load)) in copies.into_iter().enumerate() {
         let Some(load) = load else { continue };
         writer.create_relation(&load.relation, &load.columns).await?;
         let mut into = writer.copy_into(&load.relation, &load.columns).await?;
-        let rows = pipe(source, &copy, &mut into, false, counts).await?;
+        let piping = pipe(source, &copy, &mut into, false, counts);
+        let rows = trace::observed(copy_span(definition, number), piping).await?;
         writer
             .load_run(&load.relation, if rows > 0 { &load.sql } else { "SELECT" }, &load_path(definition))
             .await?;
@@ -209,7 +222,9 @@ async fn pipe(
     into.send(Bytes::from(buffer)).await.map_err(writing())?;
     into.as_mut().finish().await.map_err(writing())?;
     // Binary form has a message of its own at the end.
-    Ok(count - u64::from(is_binary && count > 0))
+    let count = count - u64::from(is_binary && count > 0);
+    Span::current().record("trucker.rows", count);
+    Ok(count)
 }
 
 /// The types that a backfill's statements are made with.

@@ -1,5 +1,7 @@
 //! What goes wrong in a pipeline, sorted by what it means: try again, leave it to somebody else, or tell a person.
 
+use tokio_postgres::error::SqlState;
+
 use crate::change::Lsn;
 use crate::postgres::{ConnectError, error};
 use crate::sink::postgres::SinkError;
@@ -28,6 +30,8 @@ pub enum PipelineError {
         problem: Box<SqlProblem>,
         /// Whether trying again may help.
         is_transient: bool,
+        /// The server's code, if the server said it.
+        sqlstate: Option<SqlState>,
     },
     /// The SQL files don't fit the tables as they are now.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -85,10 +89,11 @@ impl PipelineError {
     /// A failure of the user's SQL on the source. Its transactions are read-only by our own wish, so a write in it is a
     /// mistake there, not a server on its way to be promoted.
     pub fn sql(problem: SqlProblem, source: &tokio_postgres::Error) -> PipelineError {
-        let writes = source.code() == Some(&tokio_postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION);
+        let writes = source.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
         PipelineError::Sql {
             problem: Box::new(problem),
             is_transient: error::is_transient(source) && !writes,
+            sqlstate: source.code().cloned(),
         }
     }
 
@@ -105,6 +110,35 @@ impl PipelineError {
             | PipelineError::Truncated { .. }
             | PipelineError::ValueGone { .. }
             | PipelineError::Input(_) => false,
+        }
+    }
+
+    /// The server's code for it, if a server said it.
+    pub fn sqlstate(&self) -> Option<&str> {
+        let code = match self {
+            PipelineError::Source { source, .. } => source.code(),
+            PipelineError::Sink(SinkError::Postgres { source, .. }) => source.code(),
+            PipelineError::Sql { sqlstate, .. } => sqlstate.as_ref(),
+            _ => None,
+        };
+        code.map(SqlState::code)
+    }
+
+    /// One word for what it is, where no server gave it a code.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            PipelineError::Connect(_) => "connect",
+            PipelineError::Source { .. } => "source",
+            PipelineError::Sql { .. } => "sql",
+            PipelineError::Problems(_) => "problems",
+            PipelineError::Sink(SinkError::Fenced { .. }) => "fenced",
+            PipelineError::Sink(SinkError::NullKey(..)) => "null_key",
+            PipelineError::Sink(SinkError::Postgres { .. }) => "output",
+            PipelineError::Truncated { .. } => "truncated",
+            PipelineError::ValueGone { .. } => "value_gone",
+            PipelineError::Input(_) => "input",
+            PipelineError::Rewound { .. } => "rewound",
+            PipelineError::StreamBroke => "stream_broke",
         }
     }
 

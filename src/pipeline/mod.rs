@@ -7,7 +7,7 @@
 //! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes; [`lineage`]: rows that pass each other.
 //! * [`backfill`]: what was there before.
 //! * [`task`]: its life; [`error`]: its troubles.
-//! * [`state`]: what others see of it; [`counts`]: what it has done; [`pending`]: what it hasn't yet.
+//! * [`state`]: what others see of it; [`counts`]: what it has done; [`pending`]: what it hasn't yet; [`trace`]: its spans.
 
 pub mod backfill;
 pub mod compiled;
@@ -21,3 +21,4 @@ pub mod queue;
 pub mod stage;
 pub mod state;
 pub mod task;
+pub mod trace;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tracing::Span;
 
 use crate::change::{Cell, Change, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
@@ -23,6 +24,7 @@ use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
+use super::trace::{self, At};
 use group::{Group, run_length};
 
 mod emit;
@@ -65,7 +67,9 @@ pub struct Stage {
     /// Of the batch that is under way.
     tally: Tally,
     slow_query: Duration,
-    work: mpsc::Sender<Work>,
+    work: mpsc::Sender<(Work, Span)>,
+    /// The batch at hand, in traces.
+    batch: Span,
 }
 
 /// The answers to a segment of changes were more than memory should hold.
@@ -89,7 +93,7 @@ impl Stage {
         definition: Arc<Definition>,
         session: Session,
         slow_query: Duration,
-        work: mpsc::Sender<Work>,
+        work: mpsc::Sender<(Work, Span)>,
     ) -> Checked<Self> {
         let types = definition.types(&session.client).await?;
         let rules = definition.rules;
@@ -107,11 +111,18 @@ impl Stage {
             tally: Tally::default(),
             slow_query,
             work,
+            batch: Span::none(),
         })
+    }
+
+    /// What it works for.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
     }
 
     /// Handles a batch: whole transactions, or a part of one.
     pub async fn process(&mut self, parts: Vec<Part>) -> Checked<()> {
+        self.batch = Span::current();
         let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
         for part in parts {
             self.tally.add(&part.entry);
@@ -136,7 +147,7 @@ impl Stage {
 
     async fn hand_on(&mut self, work: Work) -> Checked<()> {
         // The other half is gone only when it has failed itself, and then its error is the one that counts.
-        self.work.send(work).await.map_err(|_| PipelineError::StreamBroke)
+        self.work.send((work, self.batch.clone())).await.map_err(|_| PipelineError::StreamBroke)
     }
 
     async fn flush(&mut self) -> Checked<()> {
@@ -263,8 +274,17 @@ impl Stage {
     async fn begin_snapshot(&self, changes: &[(u32, Arc<Change>)]) -> Checked<()> {
         let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
         let xids: Vec<u32> = xids.into_iter().collect();
-        let begun = visibility::begin_after(&self.session.client, &xids).await;
-        begun.map_err(PipelineError::source("opening a snapshot"))
+        let span = self.span("BEGIN", None);
+        trace::observed(span, async {
+            let begun = visibility::begin_after(&self.session.client, &xids).await;
+            begun.map_err(PipelineError::source("opening a snapshot"))
+        })
+        .await
+    }
+
+    fn span(&self, operation: &str, table: Option<&Relation>) -> Span {
+        let table = table.filter(|_| !self.batch.is_disabled()).map(Relation::display_name);
+        trace::statement(&self.batch, &self.definition, At::Source, operation, table.as_deref())
     }
 
     async fn end_snapshot(&self) -> Checked<()> {
@@ -365,9 +385,12 @@ impl Stage {
         let relation = &group.compiled.relation;
         let input = &group.compiled.transform.input;
         let types = &self.types.with_text_cast;
-        let completed = resolve::fetch_unchanged(&self.session.client, input, relation, types, &these)
-            .await
-            .map_err(PipelineError::source("reading values that an update left out"))?;
+        let completed = trace::observed(self.span("SELECT", Some(relation)), async {
+            resolve::fetch_unchanged(&self.session.client, input, relation, types, &these)
+                .await
+                .map_err(PipelineError::source("reading values that an update left out"))
+        });
+        let completed = completed.await?;
         let mut gone = Vec::new();
         for (at, completed) in places.into_iter().zip(completed) {
             match completed {
@@ -427,6 +450,24 @@ impl Stage {
             return Ok(Ok(Vec::new()));
         }
         let begun = Instant::now();
+        let first = &changes[places[0]].1;
+        let span = self.span("SELECT", Some(&first.relation));
+        span.record("trucker.operation", first.operation.as_str());
+        span.record("trucker.changes", places.len() as i64);
+        let tuples = trace::observed(span, self.ask(query, places, changes, budget)).await?;
+        if tuples.is_ok() {
+            self.tell_if_slow(query, begun, places.len());
+        }
+        Ok(tuples)
+    }
+
+    async fn ask(
+        &self,
+        query: &Query,
+        places: &[usize],
+        changes: &[(u32, Arc<Change>)],
+        budget: &mut usize,
+    ) -> Checked<Answer<Vec<(usize, Tuple)>>> {
         let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
         let these = places.iter().map(|&at| &*changes[at].1);
         let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
@@ -438,7 +479,7 @@ impl Stage {
             }
             tuples.push((places[n], tuple));
         }
-        self.tell_if_slow(query, begun, places.len());
+        Span::current().record("trucker.rows", tuples.len() as i64);
         Ok(Ok(tuples))
     }
 }

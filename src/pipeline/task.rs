@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tracing::Span;
 
 use crate::change::Lsn;
 use crate::checkpoint::{Floor, Seam, is_loaded};
@@ -21,6 +22,7 @@ use super::queue::{End, Piece, QueueReceiver, QueueSender, queue};
 use super::stage::slow::tell_if_slow;
 use super::stage::{Part, Stage, Work};
 use super::state::{Phase, State};
+use super::trace;
 
 /// First and longest pause before another try.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -132,7 +134,9 @@ impl Task {
         if writer.loaded_lsn().is_none() {
             self.state.enter(Phase::Backfill);
             let control = connect(&definition.source, Purpose::Control).await?;
-            backfill::run(&definition, &source, &control, &mut writer, &self.state.counts).await?;
+            let span = trace::backfill(&definition);
+            let filling = backfill::run(&definition, &source, &control, &mut writer, &self.state.counts);
+            trace::observed(span, filling).await?;
         }
         let loaded = writer.loaded_lsn().unwrap_or_default();
         let told = self.floor.lsn();
@@ -203,10 +207,9 @@ impl Task {
     async fn write(
         &self,
         writer: &mut Writer,
-        mut work: mpsc::Receiver<Work>,
+        mut work: mpsc::Receiver<(Work, Span)>,
         pause: &mut Duration,
     ) -> Checked<()> {
-        let name = &self.definition.pipeline.name;
         let mut writing = Duration::ZERO;
         loop {
             let work = tokio::select! {
@@ -216,31 +219,41 @@ impl Task {
                     continue;
                 }
             };
-            let Some(work) = work else { return Ok(()) };
-            let begun = Instant::now();
-            match work {
-                Work::Writes(writes) => writer.write(&writes).await?,
-                Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
-                Work::LoadRun(load) => {
-                    let path = backfill::load_path(&self.definition);
-                    writer.load_run(&load.relation, &load.sql, &path).await?;
-                    let output = &self.definition.output.name;
-                    tell_if_slow(self.slow_query, begun, name, &path, output, None);
-                }
-                Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
-                Work::Complete(end, tally) => {
-                    let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
-                    writer.commit(end.end_lsn, seam).await?;
-                    self.floor.raise(end.end_lsn);
-                    self.state.loaded(end.end_lsn);
-                    self.state.counts.loaded(&tally, std::mem::take(&mut writing), begun.elapsed());
-                    *pause = Duration::ZERO;
-                    tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
-                    continue;
-                }
+            let Some((work, batch)) = work else { return Ok(()) };
+            let span = trace::work(&batch, &self.definition, &work);
+            let done = trace::observed(span, self.do_work(writer, work, &mut writing)).await;
+            if done.inspect_err(|error| trace::fail(&batch, error))? {
+                *pause = Duration::ZERO;
             }
-            writing += begun.elapsed();
         }
+    }
+
+    /// Answers whether it was a commit. `writing` gathers the time that rows take until then.
+    async fn do_work(&self, writer: &mut Writer, work: Work, writing: &mut Duration) -> Checked<bool> {
+        let name = &self.definition.pipeline.name;
+        let begun = Instant::now();
+        match work {
+            Work::Writes(writes) => writer.write(&writes).await?,
+            Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
+            Work::LoadRun(load) => {
+                let path = backfill::load_path(&self.definition);
+                writer.load_run(&load.relation, &load.sql, &path).await?;
+                let output = &self.definition.output.name;
+                tell_if_slow(self.slow_query, begun, name, &path, output, None);
+            }
+            Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
+            Work::Complete(end, tally) => {
+                let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
+                writer.commit(end.end_lsn, seam).await?;
+                self.floor.raise(end.end_lsn);
+                self.state.loaded(end.end_lsn);
+                self.state.counts.loaded(&tally, std::mem::take(writing), begun.elapsed());
+                tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
+                return Ok(true);
+            }
+        }
+        *writing += begun.elapsed();
+        Ok(false)
     }
 }
 
@@ -273,27 +286,37 @@ async fn read(
             () = ended(&mut shutdown) => return Ok(()),
             batch = receiver.next_batch(batch_bytes, is_careful) => batch,
         };
-        let Some(mut batch) = batch else { return Err(PipelineError::StreamBroke) };
+        let Some(batch) = batch else { return Err(PipelineError::StreamBroke) };
         // A part of a transaction that goes on is not told from its end by position alone.
         state.reading(
             batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)),
         );
-        let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
-        let mut rest = batch.split_off(whole);
-        for part in [&batch, &rest] {
-            let first = part.iter().find(|piece| !position.has(piece));
-            if let Some((commit_lsn, time)) =
-                first.and_then(|piece| Some((piece.commit_lsn, piece.commit_time?)))
-            {
-                state.pending.take(commit_lsn, time);
-            }
-        }
-        stage.process(parts(&mut batch, &position)).await?;
-        if let Some(end) = batch.last().and_then(|piece| piece.end) {
-            complete(&mut stage, &mut position, end).await?;
-        }
-        stage.process(parts(&mut rest, &position)).await?;
+        let span = trace::batch(stage.definition(), &batch, |piece| !position.has(piece));
+        trace::observed(span, take(&mut stage, batch, &mut position, state)).await?;
     }
+}
+
+/// Puts a batch through the SQL.
+async fn take(
+    stage: &mut Stage,
+    mut batch: Vec<Piece>,
+    position: &mut Position,
+    state: &State,
+) -> Checked<()> {
+    let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
+    let mut rest = batch.split_off(whole);
+    for part in [&batch, &rest] {
+        let first = part.iter().find(|piece| !position.has(piece));
+        if let Some((commit_lsn, time)) = first.and_then(|piece| Some((piece.commit_lsn, piece.commit_time?)))
+        {
+            state.pending.take(commit_lsn, time);
+        }
+    }
+    stage.process(parts(&mut batch, position)).await?;
+    if let Some(end) = batch.last().and_then(|piece| piece.end) {
+        complete(stage, position, end).await?;
+    }
+    stage.process(parts(&mut rest, position)).await
 }
 
 /// What of these pieces isn't in the output yet.

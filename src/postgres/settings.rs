@@ -15,7 +15,7 @@ pub enum Purpose {
     Control,
 }
 
-const SETTINGS: [(&str, &str); 16] = [
+const SETTINGS: [(&str, &str); 20] = [
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -34,6 +34,12 @@ const SETTINGS: [(&str, &str); 16] = [
     ("xmlbinary", "base64"),
     ("xmloption", "content"),
     ("client_min_messages", "warning"),
+    // Should this machine vanish, the server lets go of locks and slot within half a minute, not two hours: another process may
+    // be waiting for them. No meaning on a Unix socket.
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "30s"),
 ];
 
 /// Those of which a difference would change data.

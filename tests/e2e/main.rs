@@ -7,6 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod alerts;
 mod big_transaction;
 mod commands;
 mod connections;
@@ -23,6 +24,7 @@ mod load;
 mod many_pipelines;
 mod mistakes;
 mod names;
+mod notify;
 mod observability;
 mod operator;
 mod replication;
@@ -30,6 +32,7 @@ mod same_database;
 mod secrets;
 mod slot;
 mod toast;
+mod traces;
 mod transform;
 mod types;
 mod visibility;

@@ -6,6 +6,7 @@ mod disorder;
 mod metrics;
 mod poll;
 mod process;
+mod promtool;
 mod scenario;
 
 pub use database::{Database, Session, output_server, private_server, source_server};
@@ -13,6 +14,7 @@ pub use disorder::{Random, is_soak};
 pub use metrics::Metrics;
 pub use poll::{PATIENCE, eventually, holds_for};
 pub use process::Trucker;
+pub use promtool::promtool;
 pub use scenario::{Scenario, config};
 
 /// One row, as text.

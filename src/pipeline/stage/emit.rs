@@ -7,6 +7,7 @@ use crate::change::{Change, Tuple};
 use crate::pipeline::definition::Checked;
 use crate::pipeline::effect::{Outcome, Outgoing};
 use crate::pipeline::error::PipelineError;
+use crate::pipeline::trace;
 use crate::sink::{Key, Row};
 use crate::transform::compile::Rows;
 use crate::transform::run;
@@ -115,20 +116,24 @@ impl Stage {
         else {
             return Ok(());
         };
-        let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
-        let these = changes.iter().map(|(_, change)| &**change);
-        let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
-        let (mut part, mut bytes) = (Outcome::default(), 0);
-        while let Some((_, tuple)) = rows.next().await.map_err(failed)? {
-            bytes += tuple.size();
-            part.rows.push(Row { layout: layout.clone(), tuple });
-            if bytes > WRITE_BYTES_MAX {
-                bytes = 0;
-                self.emit_part(group, std::mem::take(&mut part)).await?;
+        let span = self.span("SELECT", Some(&group.compiled.relation));
+        trace::observed(span, async {
+            let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);
+            let these = changes.iter().map(|(_, change)| &**change);
+            let mut rows = run::run(&self.session.client, query, these).await.map_err(failed)?;
+            let (mut part, mut bytes) = (Outcome::default(), 0);
+            while let Some((_, tuple)) = rows.next().await.map_err(failed)? {
+                bytes += tuple.size();
+                part.rows.push(Row { layout: layout.clone(), tuple });
+                if bytes > WRITE_BYTES_MAX {
+                    bytes = 0;
+                    self.emit_part(group, std::mem::take(&mut part)).await?;
+                }
             }
-        }
-        self.emit_part(group, part).await?;
-        self.end_load(group).await
+            self.emit_part(group, part).await?;
+            self.end_load(group).await
+        })
+        .await
     }
 
     async fn emit_part(&mut self, group: &Group, part: Outcome) -> Checked<()> {
