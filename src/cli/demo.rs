@@ -103,7 +103,8 @@ async fn tell(trucker: &Path) -> Result<bool> {
         folder.write(name, text)?;
     }
     let mut running = Running::start(trucker, folder, &source_server, &warehouse_server)?;
-    introduce(&running, &source_server, &warehouse_server);
+    let page = running.until_listening().await?;
+    introduce(&running, &page, &source_server, &warehouse_server);
 
     let shopping = shop(&source, &warehouse, &mut running, time);
     let interrupted = tokio::select! {
@@ -139,12 +140,13 @@ fn demo_time() -> Result<Option<Duration>> {
     }
 }
 
-fn introduce(running: &Running, source: &PostgresServer, warehouse: &PostgresServer) {
+fn introduce(running: &Running, page: &str, source: &PostgresServer, warehouse: &PostgresServer) {
     let psql =
         |port, database| format!("psql -h 127.0.0.1 -p {port} -U {} {database}", PostgresServer::SUPERUSER);
     println!("The shop:      {}", psql(source.port(), "shop"));
     println!("The warehouse: {}", psql(warehouse.port(), "warehouse"));
     println!("The project:   {} (examples/shop)", running.folder.path().display());
+    println!("The page:      http://{page}");
     println!("Change the shop's orders and look at orders_flat, order_lines and revenue. Ctrl-C ends.\n");
     println!(
         "{:>8} {:>10} {:>13} {:>13} {:>9}",
@@ -225,6 +227,19 @@ impl Running {
         // Should the demo be killed, the folder's watchdog ends this one.
         folder.write(PID_FILE, &child.id().to_string())?;
         Ok(Running { child, folder })
+    }
+
+    /// Waits for it to say where its page is.
+    async fn until_listening(&mut self) -> Result<String> {
+        loop {
+            let log = std::fs::read_to_string(self.folder.path().join("trucker.log")).unwrap_or_default();
+            let address = log.split_once("\"address\":\"").and_then(|(_, rest)| rest.split('"').next());
+            if let Some(address) = address {
+                return Ok(address.to_owned());
+            }
+            self.expect_alive().map_err(|error| self.explain(error))?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn expect_alive(&mut self) -> Result<()> {
