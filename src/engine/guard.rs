@@ -29,8 +29,7 @@ pub struct Guard {
 }
 
 /// Takes the source for this process. Waits while another process has it, and says so by `waits`; with `is_once`, not
-/// for long. Answers
-/// whether it had to wait: then what was read before may be out of date.
+/// for long. Answers whether it had to wait: then what was read before may be out of date.
 pub async fn take(
     source: &PreparedSource,
     is_once: bool,

@@ -116,14 +116,16 @@ impl SourceHealth {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its stream is at something else. One that is opened anew after an error is `Retrying` until it is open.
+    /// Its stream is at something else. One that is opened anew after an error is `Retrying` until it is open; one that
+    /// failed stays so.
     pub fn enter(&self, state: StreamState) {
         let mut stream = self.stream();
         let is_retry = stream.state == StreamState::Retrying && state == StreamState::Connecting;
+        let has_failed = stream.state == StreamState::Failed;
         if state == StreamState::Streaming {
             self.clock_ahead.store(i64::MIN, Ordering::Relaxed);
         }
-        if stream.state != state && !is_retry {
+        if stream.state != state && !is_retry && !has_failed {
             (stream.state, stream.since) = (state, SystemTime::now());
         }
     }

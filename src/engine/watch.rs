@@ -71,7 +71,11 @@ fn lag(pipeline: &mut WatchedPipeline, shown: &Shown, health: &SourceHealth, is_
 }
 
 fn look_at_pipeline(pipeline: &mut WatchedPipeline, source: &WatchedSource, seen: &Seen) -> PipelineSnapshot {
-    let (shown, counted) = (pipeline.state.shown(), pipeline.state.counts.read());
+    let (mut shown, counted) = (pipeline.state.shown(), pipeline.state.counts.read());
+    if seen.state == StreamState::Failed && shown.phase != Phase::Failed {
+        // It goes nowhere any more, whatever it was at.
+        shown = Shown { phase: Phase::Failed, since: seen.since, trouble: seen.trouble.clone(), ..shown };
+    }
     let lag = lag(pipeline, &shown, &source.health, seen.is_current);
     let loaded = pipeline.floor.lsn();
     let [insert, update, delete, truncate] = counted.changes;

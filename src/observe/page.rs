@@ -132,7 +132,6 @@ pub fn render(board: &Board, snapshot: &Snapshot) -> String {
 }
 
 fn verdict(snapshot: &Snapshot) -> Verdict {
-    let bad = |text: &str| Verdict { text: text.to_owned(), is_bad: true };
     let calm = |text: &str| Verdict { text: text.to_owned(), is_bad: false };
     match snapshot.state {
         RunState::Starting => return calm("Starting: looking at the servers."),
@@ -146,13 +145,16 @@ fn verdict(snapshot: &Snapshot) -> Verdict {
         those.collect::<Vec<_>>()
     };
     let mut parts = Vec::new();
+    let mut is_bad = false;
     for state in [
         PipelineState::Failed,
         PipelineState::Retrying,
         PipelineState::Backfilling,
         PipelineState::Connecting,
     ] {
-        match names(state).as_slice() {
+        let those = names(state);
+        is_bad |= !those.is_empty() && matches!(state, PipelineState::Failed | PipelineState::Retrying);
+        match those.as_slice() {
             [] => {}
             [name] => parts.push(format!("{name} is {}", word(state))),
             names => parts.push(format!("{} are {}", names.len(), word(state))),
@@ -161,16 +163,19 @@ fn verdict(snapshot: &Snapshot) -> Verdict {
     let late =
         snapshot.pipelines.iter().filter(|p| p.state == PipelineState::Following && p.lag_seconds >= LATE);
     if let Some(most) = late.max_by(|a, b| a.lag_seconds.total_cmp(&b.lag_seconds)) {
+        is_bad = true;
         parts.push(format!("{} is {} behind", most.name, time(most.lag_seconds as u64)));
     }
     if let Some(slot) = snapshot.sources.iter().find_map(warning) {
+        is_bad = true;
         parts.push(slot);
     }
     let following = names(PipelineState::Following).len();
     if parts.is_empty() {
         return calm(&format!("All {all} pipelines follow."));
     }
-    bad(&format!("{following} of {all} pipelines follow; {}.", parts.join("; ")))
+    let text = format!("{following} of {all} pipelines follow; {}.", parts.join("; "));
+    Verdict { text, is_bad }
 }
 
 fn pipeline<'s>(p: &'s PipelineSnapshot, now: Time, points: &[Point]) -> PipelineView<'s> {
