@@ -76,7 +76,7 @@ impl Findings {
                     self.server(format!("pipeline {name}: {}. {help}", refusal.message));
                 });
             }
-            PipelineError::Sql { problem, is_transient: false } => self.files.push(diagnostic(*problem)),
+            PipelineError::Sql { problem, is_transient: false, .. } => self.files.push(diagnostic(*problem)),
             error @ PipelineError::Connect(_) => self.server(error.to_string()),
             error => self.server(format!("pipeline {name}: {error}")),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::budget::Budget;
 use super::error::EngineError;
 use super::prepare::PreparedSource;
 use crate::config::PostgresConnection;
@@ -84,8 +85,12 @@ impl Guard {
     }
 
     /// Watches until something is wrong for good; then says what.
-    pub async fn watch(mut self) -> EngineError {
+    pub async fn watch(mut self, mut budget: Budget) -> EngineError {
         loop {
+            // Trouble with the connection is the next question's to tell.
+            if let Err(error) = budget.look(&self.session.client).await {
+                tracing::debug!(event = "budget_unknown", "{error}");
+            }
             match self.look().await {
                 Ok(None) => {}
                 Ok(Some(wrong)) => return EngineError::server(wrong),

@@ -2,9 +2,12 @@
 //!
 //! [`prepare`] reaches the servers and checks everything; [`continuity`] sees that stored progress fits them;
 //! [`create`] makes what is missing; then every source and every pipeline is a task of its own, and [`run`] watches
-//! over them until they end. [`status`], [`teardown`] and [`refill`] are for the time when nobody runs it; what they
-//! find on the servers they have from [`inspect`].
+//! over them until they end. [`requests`] tells pipelines what somebody asks of them, [`budget`] watches over the WAL that
+//! they keep. [`status`], [`teardown`], [`refill`] and [`ask`] are other processes' business; what they find on the
+//! servers they have from [`inspect`].
 
+pub mod ask;
+pub mod budget;
 pub mod continuity;
 pub mod create;
 pub mod error;
@@ -12,6 +15,7 @@ pub mod guard;
 pub mod inspect;
 pub mod prepare;
 pub mod refill;
+pub mod requests;
 pub mod route;
 pub mod source;
 pub mod status;
@@ -24,16 +28,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::change::Lsn;
-use crate::checkpoint::{Floor, Progress};
+use crate::checkpoint::Progress;
 use crate::config::Project;
 use crate::pipeline::error::Stopped;
 use crate::pipeline::state::{Phase, State};
 use crate::pipeline::task::{Attach, Task};
 use crate::postgres::catalog::fetch_lsn;
 
+use budget::Budget;
 use error::EngineError;
 use guard::Guard;
 use prepare::{PreparedProject, PreparedSource};
+use requests::Member;
 use route::{Reader, Router};
 use source::{SourceError, SourceTask};
 
@@ -65,16 +71,19 @@ pub enum Until {
 }
 
 enum Event {
-    Pipeline(usize, Result<(), Stopped>),
+    Pipeline(Result<(), Stopped>),
     Source(usize, Result<(), SourceError>),
     Guard(usize, EngineError),
 }
 
 struct Running {
-    pipelines: Vec<(String, usize, Floor, Arc<State>)>,
+    /// Each with its source.
+    pipelines: Vec<(usize, Member)>,
     targets: Vec<Option<Lsn>>,
     tasks: JoinSet<Event>,
     guards: JoinSet<Event>,
+    /// Ends with this.
+    requests: JoinSet<()>,
     stop_pipelines: watch::Sender<bool>,
     stop_sources: Vec<watch::Sender<bool>>,
     pipelines_left: usize,
@@ -114,6 +123,9 @@ pub async fn run(
     }
     let guards = guards.into_iter().map(|(guard, _)| guard).collect();
     let mut running = start(prepared, guards, until).await?;
+    if until == Until::Shutdown {
+        running.watch_requests(project);
+    }
     running.supervise(shutdown).await;
     Ok(running.end().await)
 }
@@ -126,6 +138,7 @@ async fn start(prepared: PreparedProject, guards: Vec<Guard>, until: Until) -> R
         targets: Vec::new(),
         tasks: JoinSet::new(),
         guards: JoinSet::new(),
+        requests: JoinSet::new(),
         stop_pipelines,
         stop_sources: Vec::new(),
         pipelines_left: count,
@@ -133,11 +146,13 @@ async fn start(prepared: PreparedProject, guards: Vec<Guard>, until: Until) -> R
         is_fenced: false,
     };
     let queue_bytes = (QUEUES_BYTES / count.max(1)).max(QUEUE_BYTES_MIN);
-    for (place, guard) in guards.into_iter().enumerate() {
-        running.guards.spawn(async move { Event::Guard(place, guard.watch().await) });
-    }
-    for source in prepared.sources {
+    for (place, (source, guard)) in prepared.sources.into_iter().zip(guards).enumerate() {
+        let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
         running.start_source(source, queue_bytes, until, stopping.clone()).await?;
+        let of_source = running.pipelines.iter().filter(|(source, _)| *source == place);
+        let members = of_source.map(|(_, member)| member.clone()).collect();
+        let budget = Budget::new(connection.name, slot, connection.wal_budget, members);
+        running.guards.spawn(async move { Event::Guard(place, guard.watch(budget).await) });
     }
     Ok(running)
 }
@@ -168,12 +183,10 @@ impl Running {
             let tables = definition.tables.iter().map(|t| (t.oid, t.schema.clone(), t.table.clone()));
             readers.push(Reader { place, floor: floor.clone(), tables: tables.collect() });
             let state = Arc::new(State::default());
-            self.pipelines.push((
-                definition.pipeline.name.clone(),
-                source_place,
-                floor.clone(),
-                state.clone(),
-            ));
+            let (orders, ordered) = mpsc::channel(4);
+            let member =
+                Member { definition: definition.clone(), floor: floor.clone(), state: state.clone(), orders };
+            self.pipelines.push((source_place, member));
             let task = Task {
                 definition,
                 place,
@@ -182,9 +195,10 @@ impl Running {
                 attach: attach.clone(),
                 queue_bytes,
                 state,
+                is_once: until == Until::CaughtUp,
                 shutdown: stopping.clone(),
             };
-            self.tasks.spawn(async move { Event::Pipeline(place, task.run().await) });
+            self.tasks.spawn(async move { Event::Pipeline(task.run(ordered).await) });
         }
         self.spawn_source(
             &source,
@@ -215,6 +229,18 @@ impl Running {
         self.tasks.spawn(async move { Event::Source(place, task.run().await) });
     }
 
+    /// Has every output looked at for what somebody asks of its pipelines.
+    fn watch_requests(&mut self, project: &Project) {
+        let project = Arc::new(project.clone());
+        for connection in project.connections.iter().filter_map(prepare::as_postgres) {
+            let into = self.pipelines.iter().filter(|(_, m)| m.definition.output.name == connection.name);
+            let members: Vec<Member> = into.map(|(_, member)| member.clone()).collect();
+            if !members.is_empty() {
+                self.requests.spawn(requests::watch(project.clone(), connection.clone(), members));
+            }
+        }
+    }
+
     /// Waits until it is time to end.
     async fn supervise(&mut self, mut shutdown: watch::Receiver<bool>) {
         let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -231,23 +257,20 @@ impl Running {
     }
 
     fn has_caught_up(&self) -> bool {
-        self.pipelines.iter().all(|(_, source, floor, state)| {
-            let is_there = self.targets[*source].is_some_and(|target| floor.lsn() >= target);
-            let (phase, _) = state.phase();
+        self.pipelines.iter().all(|(source, member)| {
+            let is_there = self.targets[*source].is_some_and(|target| member.floor.lsn() >= target);
+            let (phase, _) = member.state.phase();
             phase == Phase::Failed || is_there && phase == Phase::Follow
         })
     }
 
     fn note(&mut self, event: Result<Event, tokio::task::JoinError>) {
         match event {
-            Ok(Event::Pipeline(place, outcome)) => {
+            Ok(Event::Pipeline(outcome)) => {
                 self.pipelines_left = self.pipelines_left.saturating_sub(1);
                 let Err(stopped) = outcome else { return };
                 self.failures += 1;
                 self.is_fenced |= stopped.error.is_fenced();
-                tracing::error!(event = "pipeline_failed", pipeline = %self.pipelines[place].0, at = %stopped.first,
-                    "pipeline {} failed: {}. Its place is kept at {}; mend the cause and start again",
-                    self.pipelines[place].0, stopped.error, stopped.first);
             }
             Ok(Event::Source(place, Err(error))) => self.lose_source(place, &error.to_string()),
             Ok(Event::Source(_, Ok(()))) => {}

@@ -47,7 +47,7 @@ pub async fn run(
                 snapshot::wait_until_flushed(&control.client, &snapshot.seam)
                     .await
                     .map_err(PipelineError::source("waiting for the source's disk"))?;
-                writer.commit(snapshot.start_lsn, Some(snapshot.seam)).await?;
+                writer.commit(snapshot.start_lsn, Some(snapshot.seam), None).await?;
                 return Ok(());
             }
         }

@@ -7,14 +7,19 @@
 //! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes; [`lineage`]: rows that pass each other.
 //! * [`backfill`]: what was there before.
 //! * [`task`]: its life; [`state`]: what others see of it; [`error`]: its troubles.
+//! * [`isolation`]: the one change that fails; [`letters`]: what is told of those that aren't loaded; [`standstill`]: a
+//!   pipeline that failed.
 
 pub mod backfill;
 pub mod compiled;
 pub mod definition;
 pub mod effect;
 pub mod error;
+pub mod isolation;
+pub mod letters;
 pub mod lineage;
 pub mod queue;
 pub mod stage;
+pub mod standstill;
 pub mod state;
 pub mod task;

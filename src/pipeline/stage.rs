@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::change::{Cell, Change, Operation, Relation, Tuple};
+use crate::change::{Cell, Change, Lsn, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
+use crate::sink::postgres::dead_letter::DeadLetter;
 use crate::sink::{Key, Row, Write};
 use crate::transform::compile::{Removal, Rows};
 use crate::transform::query::{Query, Types};
@@ -22,7 +23,10 @@ use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
 
+mod attempt;
 mod emit;
+
+pub use attempt::Verdict;
 
 /// Rows of a result that a batch may gather before it is cut in halves.
 const RESULT_BYTES_MAX: usize = 6 << 20;
@@ -42,6 +46,19 @@ pub enum Work {
     Truncate(String),
     /// The transactions so far are complete up to there.
     Complete(super::queue::End),
+    /// What follows is on trial.
+    Mark,
+    /// The end of the trial: undone unless it is wanted, and nothing has gone wrong.
+    Settle {
+        /// Whether the first half is content.
+        is_wanted: bool,
+        /// Where to say how it went.
+        verdict: oneshot::Sender<Verdict>,
+    },
+    /// A change that isn't loaded.
+    DeadLetter(Box<DeadLetter>),
+    /// Say so once everything before this is done.
+    Sync(oneshot::Sender<()>),
 }
 
 /// See the module.
@@ -70,6 +87,10 @@ type Answer<T> = Result<T, Overflow>;
 pub struct Part {
     /// Top-level transaction id.
     pub xid: u32,
+    /// Start of its commit record.
+    pub commit_lsn: Lsn,
+    /// Its place among the pipeline's changes of the transaction, from 1.
+    pub ordinal: u64,
     /// What happened.
     pub entry: Entry,
 }

@@ -2,7 +2,7 @@
 //! says.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::change::Lsn;
 
@@ -25,12 +25,19 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct State {
     phase: Mutex<(Phase, Option<String>)>,
-    batch_end: AtomicU64,
+    batch_through: AtomicU64,
+    batch_xid: AtomicU32,
+    dead_letters: AtomicU64,
 }
 
 impl Default for State {
     fn default() -> Self {
-        State { phase: Mutex::new((Phase::Connecting, None)), batch_end: AtomicU64::new(0) }
+        State {
+            phase: Mutex::new((Phase::Connecting, None)),
+            batch_through: AtomicU64::new(0),
+            batch_xid: AtomicU32::new(0),
+            dead_letters: AtomicU64::new(0),
+        }
     }
 }
 
@@ -62,11 +69,26 @@ impl State {
         self.set(Phase::Failed, Some(trouble.to_owned()));
     }
 
-    pub(super) fn reading(&self, batch_end: Lsn) {
-        self.batch_end.store(batch_end.0, Ordering::Relaxed);
+    /// The last transaction of the batch that is under way, by its commit LSN and id.
+    pub(super) fn reading(&self, batch_through: Lsn, xid: u32) {
+        self.batch_through.store(batch_through.0, Ordering::Relaxed);
+        self.batch_xid.store(xid, Ordering::Relaxed);
     }
 
-    pub(super) fn batch_end(&self) -> Lsn {
-        Lsn(self.batch_end.load(Ordering::Relaxed))
+    pub(super) fn batch_xid(&self) -> u32 {
+        self.batch_xid.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn batch_through(&self) -> Lsn {
+        Lsn(self.batch_through.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn count_dead_letters(&self, count: u64) {
+        self.dead_letters.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Changes that this process has recorded in `trucker.dead_letters`.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters.load(Ordering::Relaxed)
     }
 }

@@ -4,7 +4,7 @@
 //! it alone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -12,13 +12,17 @@ use crate::change::Lsn;
 use crate::checkpoint::{Floor, Seam, is_loaded};
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, Origin};
+use crate::sink::postgres::request::{self, Asked, Request};
 use crate::sink::postgres::{SinkError, Writer};
 
 use super::backfill;
 use super::definition::{Checked, Definition};
-use super::error::{PipelineError, Stopped};
+use super::error::{PipelineError, Place, Stopped};
+use super::isolation::{Isolation, Skip};
+use super::letters::Letters;
 use super::queue::{End, Piece, QueueReceiver, QueueSender, queue};
-use super::stage::{Part, Stage, Work};
+use super::stage::{Part, Stage, Verdict, Work};
+use super::standstill::Order;
 use super::state::{Phase, State};
 
 /// First and longest pause before another try.
@@ -26,6 +30,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often the output hears from a transaction that waits for the source's SQL.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// For how long after a dead letter the next is expected, and every batch on trial.
+const TRIAL: Duration = Duration::from_secs(60);
 /// Writes that may wait for the output.
 const WORK_MAX: usize = 1;
 
@@ -56,6 +62,8 @@ pub struct Task {
     pub queue_bytes: usize,
     /// What others may see.
     pub state: Arc<State>,
+    /// Nobody will mend anything while it runs: a failure ends it.
+    pub is_once: bool,
     /// Turns true when it is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -65,69 +73,101 @@ pub struct Task {
 struct Memory {
     /// The epoch that this process has claimed.
     epoch: Option<i64>,
-    /// Up to here transactions are loaded one by one, to find the one that fails.
-    careful_until: Lsn,
+    /// Transactions that commit up to here are loaded one by one and on trial, to find the change that fails.
+    careful_through: Lsn,
     pause: Duration,
 }
 
 impl Task {
-    /// Runs until it is told to end, or until only a person can help. Then its place is kept.
-    pub async fn run(mut self) -> Result<(), Stopped> {
+    /// Runs until it is told to end. Where only a person can help, it stands still and keeps its place.
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<(), Stopped> {
         let mut memory = Memory::default();
         loop {
             let (mut shutdown, state) = (self.shutdown.clone(), self.state.clone());
             let outcome = tokio::select! {
-                outcome = self.live(&mut memory) => outcome,
+                outcome = self.live(&mut memory) => Ok(outcome),
                 () = ended_elsewhere(&mut shutdown, &state) => return Ok(()),
+                definition = restart(&mut orders) => Err(definition),
             };
-            let Err(error) = outcome else { return Ok(()) };
-            let first = self.floor.lsn();
+            let error = match outcome {
+                Err(definition) => {
+                    self.definition = definition;
+                    continue;
+                }
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => error,
+            };
             if !error.is_transient() && !self.looks_closer(&mut memory, &error) {
-                self.state.fail(&error.to_string());
-                return Err(Stopped { error, first });
+                self.stand_still(self.placed(error), memory.epoch, &mut orders).await?;
+                memory.pause = Duration::ZERO;
+                continue;
             }
-            memory.pause = (memory.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-            if error.is_transient() {
-                self.state.retry(&error.to_string());
-                tracing::warn!(event = "retrying", pipeline = %self.definition.pipeline.name, at = %first,
-                    pause_ms = memory.pause.as_millis() as u64, "{error}; trying again");
-            }
-            tokio::select! {
-                () = tokio::time::sleep(memory.pause) => {}
-                () = ended(&mut shutdown) => return Ok(()),
+            self.pause(&mut memory, &error, &mut orders).await;
+            if *shutdown.borrow() {
+                return Ok(());
             }
         }
     }
 
-    /// A batch of several transactions failed: do them one by one, so that all before the one that fails are loaded.
+    /// Waits before another try; not for long, if it is only to look closer.
+    async fn pause(
+        &mut self,
+        memory: &mut Memory,
+        error: &PipelineError,
+        orders: &mut mpsc::Receiver<Order>,
+    ) {
+        memory.pause = (memory.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        if error.is_transient() {
+            self.state.retry(&error.to_string());
+            tracing::warn!(event = "retrying", pipeline = %self.definition.pipeline.name, at = %self.floor.lsn(),
+                pause_ms = memory.pause.as_millis() as u64, "{error}; trying again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(memory.pause) => {}
+            () = ended(&mut self.shutdown) => {}
+            definition = restart(orders) => self.definition = definition,
+        }
+    }
+
+    /// A batch failed: do its transactions one by one, and on trial, so that all before the one change that fails are
+    /// loaded.
     fn looks_closer(&self, memory: &mut Memory, error: &PipelineError) -> bool {
-        let batch_end = self.state.batch_end();
-        let is_about_changes = matches!(
-            error,
-            PipelineError::Sql { .. }
-                | PipelineError::Sink(SinkError::Postgres { .. } | SinkError::NullKey(..))
-                | PipelineError::Truncated { .. }
-                | PipelineError::ValueGone { .. }
-                | PipelineError::Problems(_)
-                | PipelineError::Input(_)
-        );
-        if !is_about_changes || batch_end <= memory.careful_until || !self.state.is_following() {
+        let through = self.state.batch_through();
+        if !error.is_about_changes() || through <= memory.careful_through || !self.state.is_following() {
             return false;
         }
-        memory.careful_until = batch_end;
+        memory.careful_through = through;
         memory.pause = Duration::ZERO;
         true
     }
 
-    async fn live(&mut self, memory: &mut Memory) -> Checked<()> {
+    /// What no change could be found to blame for is about the transaction as a whole: its COMMIT failed.
+    fn placed(&self, error: PipelineError) -> PipelineError {
+        if !error.is_about_changes() || error.place().is_some() || !self.state.is_following() {
+            return error;
+        }
+        let (commit_lsn, xid) = (self.state.batch_through(), self.state.batch_xid());
+        // A mere position is no transaction.
+        if xid == 0 {
+            return error;
+        }
+        error.at(Place { commit_lsn, xid, change: None })
+    }
+
+    async fn live(&self, memory: &mut Memory) -> Checked<()> {
         self.state.enter(Phase::Connecting);
         let definition = self.definition.clone();
         let source = connect(&definition.source, Purpose::Source).await?;
         let output = connect(&definition.output, Purpose::Output).await?;
-        let claimed = self.claim(&output, memory).await?;
+        let mut claimed = self.claim(&output, memory).await?;
+        let skip = self.see_to_request(&output, &mut claimed).await?;
+        if let Some((_, skip)) = &skip {
+            memory.careful_through = memory.careful_through.max(skip.commit_lsn);
+        }
         let mut writer = Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
         if writer.loaded_lsn().is_none() {
             self.state.enter(Phase::Backfill);
+            self.floor.hold();
             let control = connect(&definition.source, Purpose::Control).await?;
             backfill::run(&definition, &source, &control, &mut writer).await?;
         }
@@ -143,7 +183,35 @@ impl Task {
         if self.attach.send(attach).await.is_err() {
             return Ok(());
         }
-        self.follow(source, writer, receiver, memory).await
+        self.follow(source, writer, receiver, skip, memory).await
+    }
+
+    /// Does what somebody asks for beside the checkpoint; what is to be skipped is left to the stream.
+    async fn see_to_request(
+        &self,
+        output: &Session,
+        claimed: &mut Checkpoint,
+    ) -> Checked<Option<(Request, Skip)>> {
+        let Some(request) = claimed.request.take() else { return Ok(None) };
+        let (client, key, loaded) = (&output.client, &self.definition.key, claimed.loaded_lsn);
+        match &request.asked {
+            Asked::Backfill => {
+                if request::refill(client, key, claimed.epoch, &request).await? {
+                    (claimed.loaded_lsn, claimed.seam) = (None, None);
+                }
+                return Ok(None);
+            }
+            Asked::Skip { is_whole, failure } => {
+                let skip = Skip::new(*is_whole, failure);
+                if let Some(skip) = skip.filter(|skip| loaded.is_some_and(|l| !is_loaded(skip.commit_lsn, l)))
+                {
+                    return Ok(Some((request, skip)));
+                }
+            }
+            Asked::Resume => {}
+        }
+        request::clear(client, key, &request).await?;
+        Ok(None)
     }
 
     /// The first time this process takes the pipeline from whoever had it; after that it only looks whether it still
@@ -169,21 +237,26 @@ impl Task {
     }
 
     async fn follow(
-        &mut self,
+        &self,
         source: Session,
         mut writer: Writer,
         receiver: QueueReceiver,
+        skip: Option<(Request, Skip)>,
         memory: &mut Memory,
     ) -> Checked<()> {
         let (sender, work) = mpsc::channel(WORK_MAX);
         let stage = Stage::new(self.definition.clone(), source, sender).await?;
+        self.state.reading(Lsn::ZERO, 0);
         self.state.enter(Phase::Follow);
         let from = Position { loaded: writer.loaded_lsn().unwrap_or_default(), seam: writer.seam().cloned() };
-        let careful_until = memory.careful_until;
-        let batch_bytes = (self.queue_bytes / 4).max(64 * 1024);
-        let reading =
-            read(stage, receiver, from, careful_until, batch_bytes, &self.state, self.shutdown.clone());
-        let writing = self.write(&mut writer, work, &mut memory.pause);
+        let (on_error, careful_through) = (self.definition.pipeline.on_error, memory.careful_through);
+        let care = Care {
+            through: careful_through,
+            isolation: Isolation { on_error, skip: skip.as_ref().map(|(_, skip)| skip.clone()) },
+            batch_bytes: (self.queue_bytes / 4).max(64 * 1024),
+        };
+        let reading = read(stage, receiver, from, care, &self.state, self.shutdown.clone());
+        let writing = self.write(&mut writer, work, skip.as_ref(), &mut memory.pause);
         // If both fail, the writer's failure is the cause: the reader's is that nobody takes its work.
         tokio::pin!(reading, writing);
         tokio::select! {
@@ -200,9 +273,11 @@ impl Task {
         &self,
         writer: &mut Writer,
         mut work: mpsc::Receiver<Work>,
+        skip: Option<&(Request, Skip)>,
         pause: &mut Duration,
     ) -> Checked<()> {
         let name = &self.definition.pipeline.name;
+        let (mut letters, mut trial) = (Letters::default(), None);
         loop {
             let work = tokio::select! {
                 work = work.recv() => work,
@@ -213,22 +288,75 @@ impl Task {
             };
             let Some(work) = work else { return Ok(()) };
             match work {
-                Work::Writes(writes) => writer.write(&writes).await?,
-                Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
-                Work::LoadRun(load) => {
-                    writer
-                        .load_run(&load.relation, &load.sql, &backfill::load_path(&self.definition))
-                        .await?;
-                }
-                Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
                 Work::Complete(end) => {
                     let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
-                    writer.commit(end.end_lsn, seam).await?;
+                    let done = skip.filter(|(_, skip)| is_loaded(skip.commit_lsn, end.end_lsn));
+                    writer.commit(end.end_lsn, seam, done.map(|(request, _)| request)).await?;
                     self.floor.raise(end.end_lsn);
+                    letters.committed(name, &self.state);
                     *pause = Duration::ZERO;
                     tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
                 }
+                Work::DeadLetter(letter) => {
+                    writer.record(&letter).await?;
+                    letters.add(&letter);
+                }
+                Work::Sync(done) => drop(done.send(())),
+                work => self.carry_out(writer, work, &mut trial).await?,
             }
+        }
+    }
+
+    /// Does what may be on trial. What fails on trial is undone at once, and what follows of the trial left out.
+    async fn carry_out(
+        &self,
+        writer: &mut Writer,
+        work: Work,
+        trial: &mut Option<Verdict>,
+    ) -> Result<(), SinkError> {
+        let done = match work {
+            Work::Mark => {
+                *trial = Some(Ok(()));
+                return writer.mark().await;
+            }
+            Work::Settle { is_wanted, verdict } => {
+                let outcome = trial.take().unwrap_or(Ok(()));
+                match (&outcome, is_wanted) {
+                    (Err(_), _) => {}
+                    (Ok(()), false) => writer.undo().await?,
+                    (Ok(()), true) => writer.keep().await?,
+                }
+                // Who asked is gone only where the whole pipeline is on its way back.
+                return Ok(drop(verdict.send(outcome)));
+            }
+            _ if matches!(trial, Some(Err(_))) => return Ok(()),
+            Work::Writes(writes) => writer.write(&writes).await,
+            Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await,
+            Work::LoadRun(load) => {
+                writer.load_run(&load.relation, &load.sql, &backfill::load_path(&self.definition)).await
+            }
+            Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await,
+            Work::Complete(_) | Work::DeadLetter(_) | Work::Sync(_) => Ok(()),
+        };
+        match done {
+            Err(error) if trial.is_some() && !error.is_transient() => {
+                writer.undo().await?;
+                *trial = Some(Err(error));
+                Ok(())
+            }
+            done => done,
+        }
+    }
+}
+
+/// Takes orders until one says to begin anew.
+async fn restart(orders: &mut mpsc::Receiver<Order>) -> Arc<Definition> {
+    loop {
+        match orders.recv().await {
+            Some(Order::Restart(definition)) => return definition,
+            // Meant for a pipeline that stood still, which this one doesn't any more.
+            Some(Order::GiveUp(_)) => {}
+            None => std::future::pending().await,
         }
     }
 }
@@ -245,44 +373,72 @@ impl Position {
     }
 }
 
+/// How batches are taken and put through.
+struct Care {
+    /// Transactions that commit up to here come one by one, and on trial.
+    through: Lsn,
+    isolation: Isolation,
+    batch_bytes: usize,
+}
+
 /// Takes batches from the queue as they gather, and puts them through the SQL, until told to end.
 async fn read(
     mut stage: Stage,
     mut receiver: QueueReceiver,
     mut position: Position,
-    careful_until: Lsn,
-    batch_bytes: usize,
+    care: Care,
     state: &State,
     mut shutdown: watch::Receiver<bool>,
 ) -> Checked<()> {
+    let (mut ordinal, mut last_letter) = (0, None::<Instant>);
     loop {
-        let is_careful = position.loaded < careful_until;
+        let is_careful = position.loaded <= care.through;
         let batch = tokio::select! {
             biased;
             () = ended(&mut shutdown) => return Ok(()),
-            batch = receiver.next_batch(batch_bytes, is_careful) => batch,
+            batch = receiver.next_batch(care.batch_bytes, is_careful) => batch,
         };
         let Some(mut batch) = batch else { return Err(PipelineError::StreamBroke) };
-        // A part of a transaction that goes on is not told from its end by position alone.
-        state.reading(
-            batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)),
-        );
+        if let Some(piece) = batch.last() {
+            state.reading(piece.commit_lsn, piece.xid);
+        }
+        let is_on_trial = is_careful || last_letter.is_some_and(|at| at.elapsed() < TRIAL);
         let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
         let mut rest = batch.split_off(whole);
-        stage.process(parts(&mut batch, &position)).await?;
-        if let Some(end) = batch.last().and_then(|piece| piece.end) {
-            complete(&mut stage, &mut position, end).await?;
+        for pieces in [&mut batch, &mut rest] {
+            let parts = parts(pieces, &position, &mut ordinal);
+            if is_on_trial && !parts.is_empty() {
+                let letters = care.isolation.load(&mut stage, parts).await?;
+                last_letter = if letters > 0 { Some(Instant::now()) } else { last_letter };
+            } else {
+                stage.process(parts).await?;
+            }
+            if let Some(end) = pieces.last().and_then(|piece| piece.end) {
+                complete(&mut stage, &mut position, end).await?;
+            }
+            if is_careful {
+                // What fails at COMMIT must be known to be this transaction.
+                stage.settle().await?;
+            }
         }
-        stage.process(parts(&mut rest, &position)).await?;
     }
 }
 
-/// What of these pieces isn't in the output yet.
-fn parts(pieces: &mut [Piece], position: &Position) -> Vec<Part> {
+/// What of these pieces isn't in the output yet. `ordinal` counts within the transaction, from piece to piece.
+fn parts(pieces: &mut [Piece], position: &Position, ordinal: &mut u64) -> Vec<Part> {
     let mut parts = Vec::new();
-    for piece in pieces.iter_mut().filter(|piece| !position.has(piece)) {
-        let xid = piece.xid;
-        parts.extend(std::mem::take(&mut piece.entries).into_iter().map(|entry| Part { xid, entry }));
+    for piece in pieces {
+        let is_loaded = position.has(piece);
+        let Piece { xid, commit_lsn, .. } = *piece;
+        for entry in std::mem::take(&mut piece.entries) {
+            *ordinal += 1;
+            if !is_loaded {
+                parts.push(Part { xid, commit_lsn, ordinal: *ordinal, entry });
+            }
+        }
+        if piece.end.is_some() {
+            *ordinal = 0;
+        }
     }
     parts
 }
