@@ -60,7 +60,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
 }
 
 fn skip(standing: Standing, arguments: &Arguments, failure: Failure, loaded: &Loaded) -> ExitCode {
-    let asked = Asked::Skip { is_whole: arguments.transaction, failure: Box::new(failure) };
+    let asked = Asked::Skip { is_whole: arguments.transaction, failures: vec![failure] };
     // The runtime that the sessions of `standing` belong to has ended: look again, and ask about what was shown.
     let outcome = super::block_on(async {
         let now = ask::look(&loaded.project, &arguments.pipeline).await?;

@@ -12,7 +12,7 @@ use crate::config::{Pipeline, Project};
 use crate::sink::postgres::SinkError;
 use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey};
 use crate::sink::postgres::failure::Failure;
-use crate::sink::postgres::request::{self, Asked};
+use crate::sink::postgres::request::{self, Asked, Request};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -106,7 +106,9 @@ impl Standing {
             pipeline: self.pipeline.name.clone(),
         };
         let about = self.failure().filter(|_| *asked != Asked::Backfill);
-        if !request::leave(client, &key, asked, about).await? {
+        let pending = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.request.as_ref());
+        let Some(asked) = with_pending(asked, pending) else { return Ok(Answer::Moved) };
+        if !request::leave(client, &key, &asked, pending, about).await? {
             return Ok(Answer::Moved);
         }
         if !self.is_running {
@@ -119,9 +121,11 @@ impl Standing {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let Some(now) = checkpoint::fetch_one(client, &key).await? else { continue };
             match (now.request, now.failure) {
-                (Some(_), _) => {}
-                (None, Some(Failure { refused: Some(reason), .. })) => return Ok(Answer::Refused(reason)),
-                (None, Some(failure)) => return Ok(Answer::FailedAgain(Box::new(failure))),
+                (_, Some(Failure { refused: Some(reason), .. })) => return Ok(Answer::Refused(reason)),
+                (_, Some(failure)) if about.is_none_or(|about| about.since != failure.since) => {
+                    return Ok(Answer::FailedAgain(Box::new(failure)));
+                }
+                (Some(_), _) | (None, Some(_)) => {}
                 (None, None) if past.is_none_or(|lsn| now.loaded_lsn.is_some_and(|loaded| loaded > lsn)) => {
                     return Ok(Answer::Done);
                 }
@@ -129,5 +133,21 @@ impl Standing {
             }
         }
         Ok(Answer::Pending)
+    }
+}
+
+/// What to leave where a request waits already: changes of one transaction are skipped together, since it is loaded as a
+/// whole; trying again doesn't undo that. None where a backfill makes everything else needless.
+fn with_pending(asked: &Asked, pending: Option<&Request>) -> Option<Asked> {
+    match (asked, pending.map(|request| &request.asked)) {
+        (Asked::Backfill, _) | (_, None | Some(Asked::Resume)) => Some(asked.clone()),
+        (_, Some(Asked::Backfill)) => None,
+        (Asked::Resume, Some(skip)) => Some(skip.clone()),
+        (Asked::Skip { is_whole, failures }, Some(Asked::Skip { failures: before, .. })) => {
+            let commit_lsn = |failures: &[Failure]| failures.first().and_then(|f| f.commit_lsn.clone());
+            let before = if commit_lsn(before) == commit_lsn(failures) { before.as_slice() } else { &[] };
+            let failures = before.iter().chain(failures).cloned().collect();
+            Some(Asked::Skip { is_whole: *is_whole, failures })
+        }
     }
 }

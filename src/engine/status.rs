@@ -103,9 +103,9 @@ pub struct SourceStatus {
 }
 
 impl Status {
-    /// Whether a pipeline has failed, or can't go on.
+    /// Whether a pipeline has failed, has lost its place, or can't go on.
     pub fn is_bad(&self) -> bool {
-        self.is_broken() || self.pipelines.iter().any(|pipeline| pipeline.state == PipelineState::Failed)
+        self.is_broken() || self.pipelines.iter().any(|pipeline| pipeline.failure.is_some())
     }
 
     /// Whether pipelines follow a source whose slot or publication is missing or lost: they can't go on.

@@ -20,25 +20,26 @@ use super::stage::{Part, Stage};
 pub struct Skip {
     /// Its transaction's.
     pub commit_lsn: Lsn,
-    /// Which change; None for the whole transaction.
-    pub ordinal: Option<u64>,
-    /// Why it was asked for.
-    pub failure: Failure,
+    is_whole: bool,
+    failures: Vec<Failure>,
 }
 
 impl Skip {
-    /// From what was asked for: nothing, if that names no change.
-    pub fn new(is_whole: bool, failure: &Failure) -> Option<Self> {
-        let commit_lsn = failure.commit_lsn.as_ref()?.parse().ok()?;
-        if !is_whole && failure.ordinal.is_none() {
-            return None;
-        }
-        let ordinal = failure.ordinal.filter(|_| !is_whole);
-        Some(Skip { commit_lsn, ordinal, failure: failure.clone() })
+    /// From what was asked for; None if that names no change.
+    pub fn new(is_whole: bool, failures: &[Failure]) -> Option<Self> {
+        let commit_lsn = failures.first()?.commit_lsn.as_ref()?.parse().ok()?;
+        Some(Skip { commit_lsn, is_whole, failures: failures.to_vec() })
     }
 
     fn is_of(&self, part: &Part) -> bool {
-        part.commit_lsn == self.commit_lsn && self.ordinal.is_none_or(|ordinal| ordinal == part.ordinal)
+        let is_named = || self.failures.iter().any(|failure| failure.ordinal == Some(part.ordinal));
+        part.commit_lsn == self.commit_lsn && (self.is_whole || is_named())
+    }
+
+    /// Why that one is left out.
+    fn failure(&self, part: &Part) -> Option<&Failure> {
+        let of_part = self.failures.iter().find(|failure| failure.ordinal == Some(part.ordinal));
+        of_part.or(self.failures.last())
     }
 }
 
@@ -96,7 +97,7 @@ impl Isolation {
     }
 
     fn skipped(&self, part: &Part) -> DeadLetter {
-        let failure = self.skip.as_ref().map(|skip| skip.failure.clone()).unwrap_or_default();
+        let failure = self.skip.as_ref().and_then(|skip| skip.failure(part)).cloned().unwrap_or_default();
         letter(part, failure.error, failure.sqlstate, failure.file, true)
     }
 }

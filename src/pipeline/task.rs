@@ -201,8 +201,8 @@ impl Task {
                 }
                 return Ok(None);
             }
-            Asked::Skip { is_whole, failure } => {
-                let skip = Skip::new(*is_whole, failure);
+            Asked::Skip { is_whole, failures } => {
+                let skip = Skip::new(*is_whole, failures);
                 if let Some(skip) = skip.filter(|skip| loaded.is_some_and(|l| !is_loaded(skip.commit_lsn, l)))
                 {
                     return Ok(Some((request, skip)));

@@ -183,16 +183,29 @@ fn skip_one_after_the_other_never_takes_more_than_one_even_if_asked_twice_at_onc
     until_failed(&s, &mut trucker);
     let dir = s.dir();
     let args = ["skip", "bad", dir.to_str().unwrap(), "--yes"];
-    let (one, two) = (s.start(&args), s.start(&args));
-    let texts = [one.wait().text(), two.wait().text()];
-    until_failed(&s, &mut trucker);
-    let count = s.output.number("SELECT count(*) FROM trucker.dead_letters");
-    // A failed transaction is loaded as a whole: it waits for its second change to be skipped as well.
-    assert_eq!(count, 0, "{texts:?}");
+    trucker.signal("STOP");
+    let (mut one, mut two) = (s.start(&args), s.start(&args));
+    one.until_printed("bad stands at change 1 of");
+    two.until_printed("bad stands at change 1 of");
+    trucker.signal("CONT");
+    let codes = [one.wait().code, two.wait().code];
     assert_eq!(
-        s.output.value("SELECT failure ->> 'ordinal' FROM trucker.checkpoint WHERE pipeline = 'bad'"),
-        "2"
+        codes,
+        [Some(1), Some(1)],
+        "the one that was first says that it has failed again, at the next change"
     );
+    let at = "SELECT failure ->> 'ordinal' = '2' FROM trucker.checkpoint WHERE pipeline = 'bad'";
+    trucker.until("it fails at the next change", || s.output.is(at));
+    // A transaction is loaded as a whole: it waits for its second change to be skipped as well.
+    assert_eq!(s.output.number("SELECT count(*) FROM trucker.dead_letters"), 0);
+    let (code, text) = tell(&s, "resume", &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("change 2 of"), "trying again doesn't undo the first skip: {text}");
+    let (code, text) = tell(&s, "skip", &["--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+    s.until_same(&mut trucker, "SELECT id, 33 FROM t WHERE v = 3", "SELECT * FROM bad");
+    assert_eq!(s.output.number("SELECT count(*) FROM trucker.dead_letters"), 2);
+    trucker.terminate();
 }
 
 #[test]

@@ -15,12 +15,12 @@ use super::failure::Failure;
 pub enum Asked {
     /// Try again at the change that failed.
     Resume,
-    /// Leave out the change of this failure.
+    /// Leave out the changes of these failures, one after the other of one transaction.
     Skip {
-        /// All of its transaction, too.
+        /// All of the transaction.
         is_whole: bool,
         /// What failed.
-        failure: Box<Failure>,
+        failures: Vec<Failure>,
     },
     /// Fill the output anew.
     Backfill,
@@ -43,21 +43,23 @@ impl Request {
     }
 }
 
-/// Leaves a request. With `failure`, only if the pipeline still stands at that one. A backfill that is asked for already
-/// makes anything else needless. Whether the request was left.
+/// Leaves a request in place of the one that was seen there. With `failure`, only if the pipeline still stands at that
+/// one. Whether the request was left.
 pub async fn leave(
     client: &Client,
     key: &CheckpointKey,
     asked: &Asked,
+    seen: Option<&Request>,
     failure: Option<&Failure>,
 ) -> Result<bool, SinkError> {
     let text = serde_json::to_string(asked).unwrap_or_default();
     let sql = "UPDATE trucker.checkpoint SET request = $3::text::jsonb || \
                pg_catalog.jsonb_build_object('at', pg_catalog.clock_timestamp()), failure = failure - 'refused' \
-               WHERE project = $1 AND pipeline = $2 AND ($4::text IS NULL OR failure ->> 'since' = $4) \
-               AND (request IS NULL OR request ->> 'do' <> 'backfill' OR $3::text::jsonb ->> 'do' = 'backfill')";
+               WHERE project = $1 AND pipeline = $2 AND request IS NOT DISTINCT FROM $4::text::jsonb \
+               AND ($5::text IS NULL OR failure ->> 'since' = $5)";
+    let seen = seen.map(|request| request.text.as_str());
     let since = failure.map(|failure| failure.since.clone().unwrap_or_default());
-    let done = client.execute(sql, &[&key.project, &key.pipeline, &text, &since]).await;
+    let done = client.execute(sql, &[&key.project, &key.pipeline, &text, &seen, &since]).await;
     done.map(|rows| rows == 1).map_err(SinkError::at("leaving a request beside the checkpoint"))
 }
 
