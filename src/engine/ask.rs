@@ -122,7 +122,7 @@ impl Standing {
             let Some(now) = checkpoint::fetch_one(client, &key).await? else { continue };
             match (now.request, now.failure) {
                 (_, Some(Failure { refused: Some(reason), .. })) => return Ok(Answer::Refused(reason)),
-                (_, Some(failure)) if about.is_none_or(|about| about.since != failure.since) => {
+                (_, Some(failure)) if self.failure().is_none_or(|before| before.since != failure.since) => {
                     return Ok(Answer::FailedAgain(Box::new(failure)));
                 }
                 (Some(_), _) | (None, Some(_)) => {}

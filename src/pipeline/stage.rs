@@ -4,19 +4,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::change::{Cell, Change, Lsn, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
-use crate::sink::postgres::dead_letter::DeadLetter;
-use crate::sink::{Key, Row, Write};
+use crate::sink::{Key, Row};
 use crate::transform::compile::{Removal, Rows};
 use crate::transform::query::{Query, Types};
 use crate::transform::{resolve, run, visibility};
 
-use super::compiled::{Compiled, Load, current_table};
+use super::compiled::{Compiled, current_table};
 use super::definition::{Checked, Definition};
 use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
@@ -25,41 +24,14 @@ use super::queue::Entry;
 
 mod attempt;
 mod emit;
+mod work;
 
-pub use attempt::Verdict;
+pub use work::{Verdict, Work};
 
 /// Rows of a result that a batch may gather before it is cut in halves.
 const RESULT_BYTES_MAX: usize = 6 << 20;
 /// Writes that are handed on at once.
 const WRITE_BYTES_MAX: usize = 3 << 20;
-
-/// For the second half.
-#[derive(Debug)]
-pub enum Work {
-    /// Default writes.
-    Writes(Vec<Write>),
-    /// Rows for load.sql.
-    LoadRows(Load, Vec<Tuple>),
-    /// load.sql over the rows since the last run.
-    LoadRun(Load),
-    /// truncate.sql.
-    Truncate(String),
-    /// The transactions so far are complete up to there.
-    Complete(super::queue::End),
-    /// What follows is on trial.
-    Mark,
-    /// The end of the trial: undone unless it is wanted, and nothing has gone wrong.
-    Settle {
-        /// Whether the first half is content.
-        is_wanted: bool,
-        /// Where to say how it went.
-        verdict: oneshot::Sender<Verdict>,
-    },
-    /// A change that isn't loaded.
-    DeadLetter(Box<DeadLetter>),
-    /// Say so once everything before this is done.
-    Sync(oneshot::Sender<()>),
-}
 
 /// See the module.
 pub struct Stage {

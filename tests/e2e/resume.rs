@@ -245,7 +245,7 @@ fn skip_without_a_process_is_done_by_the_next_run_and_by_a_standby() {
     s.assert_same("SELECT id, 100 / v FROM t WHERE v <> 0", "SELECT * FROM bad");
     assert_eq!(s.output.number("SELECT count(*) FROM trucker.dead_letters"), 1);
     let mut first = s.run();
-    s.until_following(&mut first, 2);
+    first.until_said("running");
     let mut standby = s.run();
     standby.until_said("standing_by");
     s.source.execute("INSERT INTO t VALUES (10, 0), (11, 11)");

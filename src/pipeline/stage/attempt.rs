@@ -6,13 +6,9 @@ use tokio::sync::oneshot;
 use crate::pipeline::definition::Checked;
 use crate::pipeline::error::PipelineError;
 use crate::sink::fold::Fold;
-use crate::sink::postgres::SinkError;
 use crate::sink::postgres::dead_letter::DeadLetter;
 
 use super::{Part, Stage, Work};
-
-/// What the second half has to say on a trial: what went wrong in the output. It is undone then.
-pub type Verdict = Result<(), SinkError>;
 
 impl Stage {
     /// Does these, or, where a change may be to blame, none of them; then the inner result says why. Waits until the

@@ -73,13 +73,21 @@ pub fn row_json(relation: &Relation, tuple: &Tuple, is_old: bool) -> String {
     serde_json::Value::Object(object).to_string()
 }
 
-/// The same where the output's encoding lacks some of the characters: these are written as `\u{…}`.
-fn in_ascii(json: &str) -> String {
-    let mut ascii = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c.is_ascii() { ascii.push(c) } else { ascii.push_str(&format!("\\\\u{{{:x}}}", u32::from(c))) }
-    }
-    ascii
+/// Text that any encoding can hold: characters beyond ASCII as `\u{…}`.
+fn in_ascii(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+}
+
+/// The same within JSON.
+pub(super) fn json_in_ascii(json: &str) -> String {
+    json.chars()
+        .map(|c| if c.is_ascii() { c.to_string() } else { format!("\\{}", c.escape_unicode()) })
+        .collect()
+}
+
+/// Whether the output refuses a text for what is in it: its encoding lacks a character.
+pub(super) fn is_about_text(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("22"))
 }
 
 /// Records a change in the transaction that is open on `client`.
@@ -88,13 +96,19 @@ pub async fn record(client: &Client, key: &CheckpointKey, letter: &DeadLetter) -
     let failed = || SinkError::at(what());
     client.batch_execute("SAVEPOINT trucker_letter").await.map_err(failed())?;
     if let Err(error) = insert(client, key, letter).await {
-        let is_about_values = error.code().is_some_and(|code| code.code().starts_with("22"));
-        if !is_about_values {
+        if !is_about_text(&error) {
             return Err(failed()(error));
         }
         client.batch_execute("ROLLBACK TO SAVEPOINT trucker_letter").await.map_err(failed())?;
-        let ascii = |json: &Option<String>| json.as_deref().map(in_ascii);
-        let letter = DeadLetter { old: ascii(&letter.old), new: ascii(&letter.new), ..letter.clone() };
+        let json = |json: &Option<String>| json.as_deref().map(json_in_ascii);
+        let letter = DeadLetter {
+            old: json(&letter.old),
+            new: json(&letter.new),
+            table: in_ascii(&letter.table),
+            error: in_ascii(&letter.error),
+            file: letter.file.as_deref().map(in_ascii),
+            ..letter.clone()
+        };
         insert(client, key, &letter).await.map_err(failed())?;
     }
     client.batch_execute("RELEASE SAVEPOINT trucker_letter").await.map_err(failed())
@@ -189,6 +203,7 @@ mod tests {
         let tuple: Tuple = [Cell::Text(b"1"), Cell::Null, Cell::Unchanged].into_iter().collect();
         assert_eq!(row_json(&relation, &tuple, false), r#"{"a":null,"b":{"unchanged":true},"id":"1"}"#);
         assert_eq!(row_json(&relation, &tuple, true), r#"{"id":"1"}"#);
-        assert_eq!(in_ascii(r#"{"a":"é\n"}"#), r#"{"a":"\\u{e9}\n"}"#);
+        assert_eq!(json_in_ascii(r#"{"a":"é\n"}"#), r#"{"a":"\\u{e9}\n"}"#);
+        assert_eq!(in_ascii("é\n"), "\\u{e9}\n");
     }
 }

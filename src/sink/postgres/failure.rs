@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::checkpoint::CheckpointKey;
+use super::dead_letter::{is_about_text, json_in_ascii};
 use super::error::SinkError;
 
 /// A pipeline's failure, as column `failure` of its checkpoint has it.
@@ -71,7 +72,7 @@ pub async fn record(
     let sql = "UPDATE trucker.checkpoint SET failure = $4::text::jsonb || \
                pg_catalog.jsonb_build_object('since', pg_catalog.now()) \
                WHERE project = $1 AND pipeline = $2 AND epoch = $3";
-    let done = client.execute(sql, &[&key.project, &key.pipeline, &epoch, &failure.json()]).await;
+    let done = note(client, sql, key, epoch, failure).await;
     done.map(drop).map_err(SinkError::at("noting why the pipeline failed"))
 }
 
@@ -86,6 +87,22 @@ pub async fn give_up(
                seam_bound = NULL, updated_at = pg_catalog.now(), failure = $4::text::jsonb || \
                pg_catalog.jsonb_build_object('since', pg_catalog.now()) \
                WHERE project = $1 AND pipeline = $2 AND epoch = $3";
-    let done = client.execute(sql, &[&key.project, &key.pipeline, &epoch, &failure.json()]).await;
+    let done = note(client, sql, key, epoch, failure).await;
     done.map(|rows| rows == 1).map_err(SinkError::at("giving up the pipeline's place"))
+}
+
+async fn note(
+    client: &Client,
+    sql: &str,
+    key: &CheckpointKey,
+    epoch: i64,
+    failure: &Failure,
+) -> Result<u64, tokio_postgres::Error> {
+    let json = failure.json();
+    match client.execute(sql, &[&key.project, &key.pipeline, &epoch, &json]).await {
+        Err(error) if is_about_text(&error) => {
+            client.execute(sql, &[&key.project, &key.pipeline, &epoch, &json_in_ascii(&json)]).await
+        }
+        done => done,
+    }
 }
