@@ -301,7 +301,9 @@ impl Task {
                     writer.record(&letter).await?;
                     letters.add(&letter);
                 }
-                Work::Sync(done) => drop(done.send(())),
+                Work::Sync(done) => {
+                    done.send(()).ok();
+                }
                 work => self.carry_out(writer, work, &mut trial).await?,
             }
         }
@@ -327,7 +329,8 @@ impl Task {
                     (Ok(()), true) => writer.keep().await?,
                 }
                 // Who asked is gone only where the whole pipeline is on its way back.
-                return Ok(drop(verdict.send(outcome)));
+                verdict.send(outcome).ok();
+                return Ok(());
             }
             _ if matches!(trial, Some(Err(_))) => return Ok(()),
             Work::Writes(writes) => writer.write(&writes).await,
