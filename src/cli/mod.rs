@@ -3,16 +3,20 @@
 mod backfill;
 mod check;
 mod demo;
+mod resume;
 mod run;
+mod skip;
 mod status;
 mod teardown;
 
+use std::io::{Write, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Loaded};
+use crate::engine::ask::Answer;
 use crate::engine::error::EngineError;
 use crate::observe::log::{self, LogFormat};
 
@@ -35,8 +39,12 @@ enum Command {
     Check(check::Arguments),
     /// Say how far each pipeline is and what its slot holds, whether or not it runs
     Status(status::Arguments),
-    /// Have pipelines filled anew at the next run
+    /// Have pipelines filled anew: now, where the project runs, or at the next run
     Backfill(backfill::Arguments),
+    /// Have a pipeline that failed go on where it stands, by its files as they are now
+    Resume(resume::Arguments),
+    /// Have a pipeline that failed leave out the change it stands at, and go on
+    Skip(skip::Arguments),
     /// Remove what trucker created for a project: slots, publications, checkpoints
     Teardown(teardown::Arguments),
     /// Show a small shop at work between two throwaway Postgres servers
@@ -58,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(arguments, cli.log_format),
         Command::Status(arguments) => status::run(arguments, cli.log_format),
         Command::Backfill(arguments) => backfill::run(arguments, cli.log_format),
+        Command::Resume(arguments) => resume::run(arguments, cli.log_format),
+        Command::Skip(arguments) => skip::run(arguments, cli.log_format),
         Command::Teardown(arguments) => teardown::run(arguments, cli.log_format),
         Command::Demo => match std::env::current_exe() {
             Ok(trucker) => demo::run(&trucker),
@@ -109,6 +119,37 @@ fn fail(error: &EngineError, loaded: &Loaded) -> ExitCode {
     };
     eprintln!("{}", loaded.secrets.mask(&text));
     ExitCode::from(error.exit_code())
+}
+
+/// Says what became of a request; `done` if it was done.
+fn tell(name: &str, answer: &Answer, done: &str, loaded: &Loaded) -> ExitCode {
+    let (code, text) = match answer {
+        Answer::Done => (0, format!("{name}: {done}")),
+        Answer::FailedAgain(failure) => {
+            (1, format!("{name}: done, and it has failed again: {}", failure.error))
+        }
+        Answer::Left => (0, format!("{name}: nobody runs the project; the next `trucker run` does it")),
+        Answer::Pending => (0, format!("{name}: the running process is at it; see trucker status")),
+        Answer::Refused(reason) => (3, format!("{name}: the running process refuses: {reason}")),
+        Answer::Moved => {
+            (1, format!("{name}: nothing was done: it isn't where it was any more; see trucker status"))
+        }
+    };
+    let text = loaded.secrets.mask(&text).into_owned();
+    if code == 0 {
+        println!("{text}")
+    } else {
+        eprintln!("error: {text}")
+    }
+    ExitCode::from(code)
+}
+
+/// Asks on the terminal.
+fn is_agreed(question: &str) -> bool {
+    print!("{question} [y/N] ");
+    let mut answer = String::new();
+    let is_read = stdout().flush().is_ok() && stdin().read_line(&mut answer).is_ok();
+    is_read && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
 }
 
 /// Says why a command can't begin.

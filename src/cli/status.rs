@@ -38,9 +38,9 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
             Err(error) => return super::cannot_start(&error.into()),
         }
     } else {
-        print!("{}", text(&status));
+        print!("{}", loaded.secrets.mask(&text(&status)));
     }
-    match (status.errors.is_empty(), status.is_broken()) {
+    match (status.errors.is_empty(), status.is_bad()) {
         (false, _) => ExitCode::from(4),
         (true, true) => ExitCode::from(1),
         (true, false) => ExitCode::SUCCESS,
@@ -48,12 +48,35 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
 }
 
 fn text(status: &Status) -> String {
-    let mut pipelines = vec![row(["PIPELINE", "STATE", "LOADED", "BEHIND", "WRITTEN"])];
+    let mut pipelines = vec![row(["PIPELINE", "STATE", "LOADED", "BEHIND", "WRITTEN", "DEAD LETTERS"])];
     pipelines.extend(status.pipelines.iter().map(pipeline_row));
     let mut sources =
         vec![row(["SOURCE", "PROCESS", "SLOT", "STATE", "CONFIRMED", "WAL HELD", "WAL LEFT", "PUBLICATION"])];
     sources.extend(status.sources.iter().map(source_row));
-    format!("{}\n{}", columns(&pipelines), columns(&sources))
+    let failures: String = status.pipelines.iter().filter_map(failure).collect();
+    format!("{}{failures}\n{}", columns(&pipelines), columns(&sources))
+}
+
+/// What a person has to know of a pipeline that stands still.
+fn failure(pipeline: &PipelineStatus) -> Option<String> {
+    let (name, failure) = (&pipeline.name, pipeline.failure.as_ref()?);
+    let mut text = format!("\n{name}: {}", failure.error);
+    if let Some(since) = &failure.since {
+        text += &format!("\n  since {since}");
+    }
+    if let Some(refused) = &failure.refused {
+        text += &format!("\n  the running process refused what it was asked for last: {refused}");
+    }
+    text += &match (failure.is_given_up, &failure.commit_lsn) {
+        (true, _) => format!("\n  trucker backfill {name}\n"),
+        (false, Some(_)) => {
+            format!(
+                "\n  mend the cause, then trucker resume {name}; or leave the change out: trucker skip {name}\n"
+            )
+        }
+        (false, None) => format!("\n  mend the cause, then trucker resume {name}\n"),
+    };
+    Some(text)
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
@@ -66,6 +89,7 @@ fn pipeline_row(pipeline: &PipelineStatus) -> Vec<String> {
         PipelineState::ToFill => "to be filled",
         PipelineState::Filling => "filling",
         PipelineState::Following => "following",
+        PipelineState::Failed => "failed",
         PipelineState::Gone => "gone",
         PipelineState::Unknown => "unknown",
     };
@@ -76,6 +100,7 @@ fn pipeline_row(pipeline: &PipelineStatus) -> Vec<String> {
         or_dash(&pipeline.loaded_lsn),
         &lag.map_or("–".to_owned(), size),
         &pipeline.updated_seconds_ago.map_or("–".to_owned(), |seconds| format!("{} ago", time(seconds))),
+        &pipeline.dead_letters.to_string(),
     ])
 }
 

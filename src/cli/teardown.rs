@@ -1,10 +1,10 @@
 //! `trucker teardown`.
 
-use std::io::{IsTerminal, Write, stdin, stdout};
+use std::io::{IsTerminal, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::engine::teardown::{self, Plan};
+use crate::engine::teardown;
 use crate::observe::log::LogFormat;
 
 /// What can be said about it.
@@ -42,7 +42,8 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
             eprintln!("error: nothing was removed: without a terminal to ask on, say --yes");
             return ExitCode::from(2);
         }
-        if !is_agreed(&plan) {
+        let them = if plan.removed.len() == 1 { "it" } else { "them" };
+        if !super::is_agreed(&format!("Remove {them}? Output rows stay.")) {
             eprintln!("nothing was removed");
             return ExitCode::from(1);
         }
@@ -60,11 +61,4 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
 
 fn print(lines: &[String], what: &str) {
     lines.iter().for_each(|line| println!("{what}: {line}"));
-}
-
-fn is_agreed(plan: &Plan) -> bool {
-    print!("Remove {}? Output rows stay. [y/N] ", if plan.removed.len() == 1 { "it" } else { "them" });
-    let mut answer = String::new();
-    let is_read = stdout().flush().is_ok() && stdin().read_line(&mut answer).is_ok();
-    is_read && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
 }

@@ -50,6 +50,31 @@ pub enum RootCertificates {
     Pem(Vec<u8>),
 }
 
+/// What happens when the source keeps more WAL than is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnWalBudget {
+    /// It is said, again and again.
+    #[default]
+    Warn,
+    /// A pipeline that has failed loses its place, and needs a backfill.
+    GiveUp,
+}
+
+/// How much WAL a source may keep for the project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalBudget {
+    /// Bytes.
+    pub bytes: u64,
+    /// What happens beyond.
+    pub on_excess: OnWalBudget,
+}
+
+impl Default for WalBudget {
+    fn default() -> Self {
+        WalBudget { bytes: 10 << 30, on_excess: OnWalBudget::Warn }
+    }
+}
+
 /// How to reach one Postgres database.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresConnection {
@@ -73,6 +98,8 @@ pub struct PostgresConnection {
     pub ssl_cert: Option<Vec<u8>>,
     /// Its key in PEM.
     pub ssl_key: Option<Secret>,
+    /// As a source: how much WAL it may keep.
+    pub wal_budget: WalBudget,
     /// A standby to read from, complete with what it takes over from the main connection.
     pub replica: Option<Box<PostgresConnection>>,
 }

@@ -1,6 +1,8 @@
 //! Reads trucker.yml: the project's name and its connections.
 
-use super::connection::{ClickhouseConnection, Connection, PostgresConnection, RootCertificates, SslMode};
+use super::connection::{
+    ClickhouseConnection, Connection, OnWalBudget, PostgresConnection, RootCertificates, SslMode, WalBudget,
+};
 use super::fields::Reader;
 use super::settings::Settings;
 use super::template::Place;
@@ -33,7 +35,7 @@ pub(super) enum Adapter {
 
 const ADAPTERS: [(&str, Adapter); 2] = [("postgres", Adapter::Postgres), ("clickhouse", Adapter::Clickhouse)];
 
-const POSTGRES_KEYS: [&str; 17] = [
+const POSTGRES_KEYS: [&str; 19] = [
     "name",
     "adapter",
     "host",
@@ -45,6 +47,8 @@ const POSTGRES_KEYS: [&str; 17] = [
     "ssl_root_cert",
     "ssl_cert",
     "ssl_key",
+    "wal_budget",
+    "on_wal_budget",
     "replica_host",
     "replica_port",
     "replica_database",
@@ -177,6 +181,7 @@ fn read_postgres(settings: &Settings<'_>, name: String) -> Option<PostgresConnec
     let ssl_cert = settings.pem("ssl_cert");
     let ssl_key = settings.pem("ssl_key");
     check_key_pair(settings);
+    let wal_budget = read_wal_budget(settings);
     let sslmode = sslmode.and_then(|given| read_ssl_mode(settings, given, ssl_root_cert.as_ref()));
     let main = host.zip(port).zip(database).zip(user).zip(pass).and_then(|parts| {
         let ((((host, port), database), user), pass) = parts;
@@ -191,11 +196,20 @@ fn read_postgres(settings: &Settings<'_>, name: String) -> Option<PostgresConnec
             ssl_root_cert: ssl_root_cert?,
             ssl_cert: ssl_cert?,
             ssl_key: ssl_key?.map(super::secret::Secret::new),
+            wal_budget: wal_budget?,
             replica: None,
         })
     });
     let replica = read_replica(settings, main.as_ref());
     Some(PostgresConnection { replica: replica?, ..main? })
+}
+
+fn read_wal_budget(settings: &Settings<'_>) -> Option<WalBudget> {
+    let default = WalBudget::default();
+    let bytes = settings.size("wal_budget", default.bytes);
+    let on_excess =
+        settings.choice("on_wal_budget", &[("warn", OnWalBudget::Warn), ("give_up", OnWalBudget::GiveUp)]);
+    Some(WalBudget { bytes: bytes?, on_excess: on_excess?.unwrap_or_default() })
 }
 
 fn check_key_pair(settings: &Settings<'_>) {

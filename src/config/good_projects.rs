@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::broken_projects::write_files;
 use super::{
-    Action, Connection, Loaded, OnError, PostgresConnection, RootCertificates, SslMode, TruncateAction,
-    Variables, load_with,
+    Action, Connection, Loaded, OnError, OnWalBudget, PostgresConnection, RootCertificates, SslMode,
+    TruncateAction, Variables, WalBudget, load_with,
 };
 
 const PIPELINE: &str = "input: {connection: db, table: Orders}\noutput: {connection: db, table: flat}\n";
@@ -37,6 +37,7 @@ fn defaults_are_filled_in() {
     assert_eq!(project.slot_name(), "trucker");
     let Some(Connection::Postgres(db)) = project.connection("db") else { panic!("it is a Postgres") };
     assert_eq!((db.port, db.user.as_str(), db.sslmode), (5432, "0123", SslMode::Prefer));
+    assert_eq!(db.wal_budget, WalBudget { bytes: 10 << 30, on_excess: OnWalBudget::Warn });
     assert!(db.pass.is_none() && db.replica.is_none() && db.ssl_root_cert.is_none());
     let [pipeline] = project.pipelines.as_slice() else { panic!("one pipeline") };
     assert_eq!(pipeline.name, "orders");
@@ -65,6 +66,8 @@ connections:
       -----END CERTIFICATE-----
     ssl_cert: secrets/client.pem
     ssl_key_path: secrets/client.key
+    wal_budget: 1.5 GB
+    on_wal_budget: give_up
     replica_host: r{{ i }}
     replica_db: rd
 {% endfor %}
@@ -95,6 +98,7 @@ connections:
     let Connection::Postgres(db) = &project.connections[1] else { panic!("it is a Postgres") };
     assert_eq!((db.name.as_str(), db.host.as_str(), db.port), ("db2", "a.internal", 6000));
     assert_eq!(db.pass.as_ref().unwrap().expose(), b"hunter2");
+    assert_eq!(db.wal_budget, WalBudget { bytes: 3 << 29, on_excess: OnWalBudget::GiveUp });
     assert_eq!(secrets.mask("it is hunter2"), "it is ***");
     assert!(matches!(&db.ssl_root_cert, Some(RootCertificates::Pem(_))) && db.ssl_key.is_some());
     let replica = db.replica.as_ref().unwrap();

@@ -22,6 +22,7 @@ mod report;
 mod scan;
 mod secret;
 mod settings;
+mod size;
 mod source_file;
 mod sql_files;
 mod table_name;
@@ -33,7 +34,9 @@ mod broken_projects;
 #[cfg(test)]
 mod good_projects;
 
-pub use connection::{ClickhouseConnection, Connection, PostgresConnection, RootCertificates, SslMode};
+pub use connection::{
+    ClickhouseConnection, Connection, OnWalBudget, PostgresConnection, RootCertificates, SslMode, WalBudget,
+};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expression::Variables;
 pub use load::{Loaded, load, load_with};
@@ -42,3 +45,4 @@ pub use project::{
     Action, Actions, Input, OnError, Output, Pipeline, Project, SqlFile, SqlFiles, TableName, TruncateAction,
 };
 pub use secret::Secret;
+pub use size::shown_size;

@@ -6,6 +6,7 @@ use super::connection::RootCertificates;
 use super::excerpt::sounds_secret;
 use super::fields::{Fields, Reader};
 use super::secret::Secret;
+use super::size::parse_size;
 use super::source_file::{read_bytes, shown_path};
 use super::template::Place;
 use super::yaml::{Node, Scalar};
@@ -141,6 +142,20 @@ impl<'a> Settings<'a> {
             self.error(given.place, key, &format!("must be a port, 1 to 65535{but}"));
         }
         port
+    }
+
+    /// A size in bytes.
+    pub(super) fn size(&self, key: &str, default: u64) -> Option<u64> {
+        if !self.has(key) {
+            return Some(default);
+        }
+        let given = self.given(key)?;
+        let size = parse_size(std::str::from_utf8(&given.bytes).unwrap_or_default());
+        if size.is_none() {
+            let but = given.shown.map(|shown| format!(", not `{shown}`")).unwrap_or_default();
+            self.error(given.place, key, &format!("must be a size such as 512MB or 50GB{but}"));
+        }
+        size
     }
 
     /// One of the names.

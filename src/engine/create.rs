@@ -11,7 +11,7 @@ use crate::source::{publication, slot};
 /// Creates what is missing.
 pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
     for (name, session) in &project.outputs {
-        let made = checkpoint::ensure_table(&session.client).await;
+        let made = checkpoint::ensure_tables(&session.client).await;
         made.map_err(|e| EngineError::server(format!("connection {name}: {e}")))?;
     }
     retire_orphans(project).await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::budget::Budget;
 use super::error::EngineError;
 use super::health::SourceHealth;
 use super::prepare::PreparedSource;
@@ -89,9 +90,13 @@ impl Guard {
     }
 
     /// Watches until something is wrong for good; then says what.
-    pub async fn watch(mut self, health: &SourceHealth) -> EngineError {
+    pub async fn watch(mut self, health: &SourceHealth, mut budget: Budget) -> EngineError {
         loop {
             self.look_at_slot(health).await;
+            // Trouble with the connection is the next question's to tell.
+            if let Err(error) = budget.look(&self.session.client).await {
+                tracing::debug!(event = "budget_unknown", "{error}");
+            }
             match self.look().await {
                 Ok(None) => {}
                 Ok(Some(wrong)) => return EngineError::server(wrong),

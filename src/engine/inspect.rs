@@ -12,6 +12,7 @@ use crate::postgres::catalog::{ServerIdentity, fetch_lsn, fetch_server_identity}
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::SinkError;
 use crate::sink::postgres::checkpoint::{self, Checkpoint};
+use crate::sink::postgres::dead_letter;
 use crate::source::slot::{self, Retention, Slot};
 
 /// A database of the project's.
@@ -60,6 +61,8 @@ pub struct FoundPublication {
 pub struct FoundOutput {
     /// The project's checkpoints.
     pub checkpoints: Vec<Checkpoint>,
+    /// How many dead letters its pipelines have.
+    pub dead_letters: Vec<(String, i64)>,
     /// Whether schema `trucker` holds nothing else, and may be dropped.
     pub is_schema_spare: bool,
 }
@@ -139,8 +142,9 @@ async fn look_at_output(project: &Project, database: &Found) -> Result<FoundOutp
     let (client, name) = (&database.session.client, project.checkpoint_name());
     let looked = async {
         let checkpoints = checkpoint::fetch_all(client, name).await?;
+        let dead_letters = dead_letter::count(client, name).await?;
         let is_schema_spare = checkpoint::is_schema_spare(client, name).await?;
-        Ok(FoundOutput { checkpoints, is_schema_spare })
+        Ok(FoundOutput { checkpoints, dead_letters, is_schema_spare })
     };
     match looked.await {
         // Where the project doesn't write, a schema that it may not even look into is another's.
@@ -148,7 +152,7 @@ async fn look_at_output(project: &Project, database: &Found) -> Result<FoundOutp
             if !database.is_written
                 && source.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) =>
         {
-            Ok(FoundOutput { checkpoints: Vec::new(), is_schema_spare: false })
+            Ok(FoundOutput { checkpoints: Vec::new(), dead_letters: Vec::new(), is_schema_spare: false })
         }
         looked => looked.map_err(|e: SinkError| {
             EngineError::server(format!("connection {}: {e}", database.connection.name))

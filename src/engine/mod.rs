@@ -2,9 +2,12 @@
 //!
 //! [`prepare`] reaches the servers and checks everything; [`continuity`] sees that stored progress fits them;
 //! [`create`] makes what is missing; then every source and every pipeline is a task of its own, and [`run`] watches
-//! over them until they end. What they show of themselves ([`health`] is a source's) [`watch`] puts up. [`status`], [`teardown`] and [`refill`] are for the time when nobody runs it; what they
-//! find on the servers they have from [`inspect`].
+//! over them until they end. What they show of themselves ([`health`] is a source's) [`watch`] puts up. [`requests`] tells
+//! pipelines what somebody asks of them, [`budget`] watches over the WAL that they keep. [`status`], [`teardown`],
+//! [`refill`] and [`ask`] are other processes' business; what they find on the servers they have from [`inspect`].
 
+pub mod ask;
+pub mod budget;
 pub mod continuity;
 pub mod create;
 pub mod error;
@@ -14,6 +17,7 @@ pub mod inspect;
 pub mod prepare;
 pub mod pulse;
 pub mod refill;
+pub mod requests;
 pub mod route;
 pub mod source;
 pub mod status;
@@ -36,11 +40,13 @@ use crate::pipeline::state::{Phase, State};
 use crate::pipeline::task::{Attach, Task};
 use crate::postgres::catalog::fetch_lsn;
 
+use budget::Budget;
 use error::EngineError;
 use guard::Guard;
 use health::SourceHealth;
 use prepare::{PreparedProject, PreparedSource};
 use pulse::Pulses;
+use requests::Member;
 use route::{Reader, Router};
 use source::{SourceError, SourceTask};
 use watch::{WatchedPipeline, WatchedSource, look};
@@ -74,7 +80,7 @@ pub enum Until {
 }
 
 enum Event {
-    Pipeline(usize, Result<(), Stopped>),
+    Pipeline(Result<(), Stopped>),
     Source(usize, Result<(), SourceError>),
     Guard(usize, EngineError),
 }
@@ -97,6 +103,8 @@ struct Running<'b> {
     tasks: JoinSet<Event>,
     pulses: Pulses,
     guards: JoinSet<Event>,
+    /// Ends with this.
+    requests: JoinSet<()>,
     stop_pipelines: Sender<bool>,
     stop_sources: Vec<Sender<bool>>,
     pipelines_left: usize,
@@ -140,6 +148,9 @@ pub async fn run(
     }
     let guards = guards.into_iter().map(|(guard, _)| guard).collect();
     let mut running = start(prepared, guards, options, board).await?;
+    if options.until == Until::Shutdown {
+        running.watch_requests(project);
+    }
     running.supervise(shutdown).await;
     Ok(running.end().await)
 }
@@ -161,6 +172,7 @@ async fn start(
         tasks: JoinSet::new(),
         pulses: Pulses::default(),
         guards: JoinSet::new(),
+        requests: JoinSet::new(),
         stop_pipelines,
         stop_sources: Vec::new(),
         pipelines_left: count,
@@ -170,10 +182,14 @@ async fn start(
     let queue_bytes = (QUEUES_BYTES / count.max(1)).max(QUEUE_BYTES_MIN);
     for (place, (source, guard)) in prepared.sources.into_iter().zip(guards).enumerate() {
         let health = Arc::new(SourceHealth::default());
-        let (name, slot) = (source.connection.name.clone(), source.slot_name.clone());
-        running.sources.push(WatchedSource { name, slot, health: health.clone() });
+        let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
+        let (name, watched_slot) = (connection.name.clone(), slot.clone());
+        running.sources.push(WatchedSource { name, slot: watched_slot, health: health.clone() });
         running.start_source(source, queue_bytes, stopping.clone()).await?;
-        let watching = async move { Event::Guard(place, guard.watch(&health).await) };
+        let of_source = running.pipelines.iter().filter(|pipeline| pipeline.source == place);
+        let members = of_source.map(|pipeline| pipeline.member.clone()).collect();
+        let budget = Budget::new(connection.name, slot, connection.wal_budget, members);
+        let watching = async move { Event::Guard(place, guard.watch(&health, budget).await) };
         running.guards.spawn(running.pulses.beating(watching));
     }
     Ok(running)
@@ -206,12 +222,12 @@ impl Running<'_> {
             let state = Arc::new(State::default());
             let age = pipeline.checkpoint.as_ref().filter(|_| loaded.is_some()).map(|c| c.age);
             let now = Instant::now();
+            let (orders, ordered) = mpsc::channel(4);
+            let member =
+                Member { definition: definition.clone(), floor: floor.clone(), state: state.clone(), orders };
             self.pipelines.push(WatchedPipeline {
-                name: definition.pipeline.name.clone(),
+                member,
                 source: source_place,
-                output: definition.output.name.clone(),
-                floor: floor.clone(),
-                state: state.clone(),
                 current_at: age.and_then(|age| now.checked_sub(age)).unwrap_or(now),
             });
             let task = Task {
@@ -223,9 +239,10 @@ impl Running<'_> {
                 queue_bytes,
                 state,
                 slow_query: self.options.slow_query,
+                is_once: self.options.until == Until::CaughtUp,
                 shutdown: stopping.clone(),
             };
-            let running = async move { Event::Pipeline(place, task.run().await) };
+            let running = async move { Event::Pipeline(task.run(ordered).await) };
             self.tasks.spawn(self.pulses.beating(running));
         }
         self.spawn_source(
@@ -259,6 +276,19 @@ impl Running<'_> {
         self.tasks.spawn(self.pulses.beating(async move { Event::Source(place, task.run().await) }));
     }
 
+    /// Has every output looked at for what somebody asks of its pipelines.
+    fn watch_requests(&mut self, project: &Project) {
+        let project = Arc::new(project.clone());
+        for connection in project.connections.iter().filter_map(prepare::as_postgres) {
+            let members = self.pipelines.iter().map(|pipeline| &pipeline.member);
+            let into = members.filter(|member| member.definition.output.name == connection.name);
+            let members: Vec<Member> = into.cloned().collect();
+            if !members.is_empty() {
+                self.requests.spawn(requests::watch(project.clone(), connection.clone(), members));
+            }
+        }
+    }
+
     /// Waits until it is time to end.
     async fn supervise(&mut self, mut shutdown: Receiver<bool>) {
         let mut look = tokio::time::interval(LOOK_INTERVAL);
@@ -283,22 +313,20 @@ impl Running<'_> {
 
     fn has_caught_up(&self) -> bool {
         self.pipelines.iter().all(|pipeline| {
-            let is_there = self.targets[pipeline.source].is_some_and(|target| pipeline.floor.lsn() >= target);
-            let phase = pipeline.state.phase();
+            let (target, state) = (self.targets[pipeline.source], &pipeline.member.state);
+            let is_there = target.is_some_and(|target| pipeline.member.floor.lsn() >= target);
+            let phase = state.phase();
             phase == Phase::Failed || is_there && phase == Phase::Follow
         })
     }
 
     fn note(&mut self, event: Result<Event, tokio::task::JoinError>) {
         match event {
-            Ok(Event::Pipeline(place, outcome)) => {
+            Ok(Event::Pipeline(outcome)) => {
                 self.pipelines_left = self.pipelines_left.saturating_sub(1);
                 let Err(stopped) = outcome else { return };
                 self.failures += 1;
                 self.is_fenced |= stopped.error.is_fenced();
-                tracing::error!(event = "pipeline_failed", pipeline = %self.pipelines[place].name, at = %stopped.first,
-                    "pipeline {} failed: {}. Its place is kept at {}; mend the cause and start again",
-                    self.pipelines[place].name, stopped.error, stopped.first);
             }
             Ok(Event::Source(place, Err(error))) => self.lose_source(place, &error.to_string()),
             Ok(Event::Source(_, Ok(()))) => {}

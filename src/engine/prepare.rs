@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use super::error::{EngineError, Findings};
 use crate::change::Lsn;
-use crate::config::{Connection, OnError, Pipeline, PostgresConnection, Project};
+use crate::config::{Connection, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
 use crate::pipeline::compiled::Compiled;
-use crate::pipeline::definition::{Checked, Definition, config_problem};
-use crate::pipeline::error::PipelineError;
+use crate::pipeline::definition::{Checked, Definition};
 use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
 use crate::postgres::{Purpose, RawConnection, RawError, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey, Origin};
@@ -79,13 +78,6 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
     let mut findings = Findings::default();
     let (mut sources, mut outputs) = (Vec::new(), BTreeMap::new());
     for pipeline in &project.pipelines {
-        if pipeline.on_error == OnError::DeadLetter {
-            let help =
-                "leave it out: the pipeline then stops at a change that it can't load, and keeps its place"
-                    .to_owned();
-            let problem = config_problem(pipeline, "on_error", "on_error: dead_letter isn't there yet", help);
-            findings.pipeline(&pipeline.name, PipelineError::Problems(vec![problem]));
-        }
         let output = postgres(project, &pipeline.output.connection);
         let Some(output) = output else {
             findings.server(format!(
@@ -123,14 +115,14 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
     Ok(PreparedProject { sources, outputs, name })
 }
 
-fn as_postgres(connection: &Connection) -> Option<&PostgresConnection> {
+pub(super) fn as_postgres(connection: &Connection) -> Option<&PostgresConnection> {
     match connection {
         Connection::Postgres(connection) => Some(connection),
         Connection::Clickhouse(_) => None,
     }
 }
 
-fn postgres<'a>(project: &'a Project, name: &str) -> Option<&'a PostgresConnection> {
+pub(super) fn postgres<'a>(project: &'a Project, name: &str) -> Option<&'a PostgresConnection> {
     project.connection(name).and_then(as_postgres)
 }
 
@@ -292,7 +284,21 @@ async fn check_pipeline(
     output: (&PostgresConnection, &Session),
     pipeline: &Pipeline,
 ) -> Checked<Prepared> {
-    let key = CheckpointKey { project: name.to_owned(), pipeline: pipeline.name.clone() };
+    let definition = define(project, (&source.connection, &source.control), output, pipeline).await?;
+    let all = checkpoint::fetch_all(&output.1.client, name).await?;
+    let found = all.into_iter().find(|c| c.pipeline == pipeline.name && c.loaded_lsn.is_some());
+    Ok(Prepared { definition: Arc::new(definition), checkpoint: found })
+}
+
+/// A pipeline, its SQL and its backfill, checked against both databases.
+pub(super) async fn define(
+    project: &Project,
+    source: (&PostgresConnection, &Session),
+    output: (&PostgresConnection, &Session),
+    pipeline: &Pipeline,
+) -> Checked<Definition> {
+    let key =
+        CheckpointKey { project: project.checkpoint_name().to_owned(), pipeline: pipeline.name.clone() };
     let is_only_writer = match &pipeline.output.table {
         None => true,
         Some(table) => {
@@ -307,21 +313,20 @@ async fn check_pipeline(
     };
     let definition = Definition::check(
         Arc::new(pipeline.clone()),
-        (&source.connection, &source.control.client),
+        (source.0, &source.1.client),
         (output.0, &output.1.client),
         key.clone(),
         is_only_writer,
     )
     .await?;
-    let types = definition.types(&source.control.client).await?;
+    let client = &source.1.client;
+    let types = definition.types(client).await?;
     for table in &definition.tables {
         let relation = Arc::new(table.relation());
-        Compiled::new(&definition, &source.control.client, &types, &relation).await?;
+        Compiled::new(&definition, client, &types, &relation).await?;
     }
-    backfill::check(&definition, &source.control, &types).await?;
-    let all = checkpoint::fetch_all(&output.1.client, name).await?;
-    let found = all.into_iter().find(|c| c.pipeline == pipeline.name && c.loaded_lsn.is_some());
-    Ok(Prepared { definition: Arc::new(definition), checkpoint: found })
+    backfill::check(&definition, source.1, &types).await?;
+    Ok(definition)
 }
 
 /// Only a table's owner may publish it.

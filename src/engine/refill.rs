@@ -1,14 +1,16 @@
-//! Marks pipelines to be filled anew at the next run, while nobody runs the project. Touches their checkpoints only:
-//! rows in the output stay until the backfill brings them in line.
+//! Has pipelines filled anew: by the process that runs the project, which is asked to, or else at the next run. Touches
+//! their checkpoints only: rows in the output stay until the backfill brings them in line.
 
 use tokio::sync::watch;
 
+use super::ask::{self, Answer};
 use super::error::EngineError;
 use super::guard;
 use super::inspect::{Found, inspect};
 use crate::change::Lsn;
 use crate::config::{Action, Diagnostic, Diagnostics, Pipeline, Project};
 use crate::sink::postgres::checkpoint::{self, CheckpointKey};
+use crate::sink::postgres::request::Asked;
 
 /// What became of one pipeline.
 #[derive(Debug)]
@@ -17,15 +19,17 @@ pub struct Refill {
     pub pipeline: String,
     /// Where it was; None if it wasn't filled yet, so that there was nothing to do.
     pub loaded_lsn: Option<Lsn>,
-    /// What a person should see to before the next run.
+    /// What became of asking the process that runs the project; None if nobody does.
+    pub answer: Option<Answer>,
+    /// What a person should see to before.
     pub caution: Option<String>,
 }
 
-/// Gives up the place of these pipelines, so that the next run backfills them.
+/// Gives up the place of these pipelines, so that they are backfilled.
 ///
 /// # Errors
-/// All names that no pipeline has, or whose pipeline has no backfill; servers that can't be reached; another process
-/// that runs the project. In all of these cases nothing has changed.
+/// All names that no pipeline has, or whose pipeline has no backfill; servers that can't be reached. In all of these cases
+/// nothing has changed.
 pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, EngineError> {
     let pipelines = select(project, names)?;
     let is_wanted =
@@ -33,6 +37,9 @@ pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, 
     let (found, errors) = inspect(project, is_wanted).await;
     if !errors.is_empty() {
         return Err(EngineError::Servers(errors));
+    }
+    if found.iter().filter_map(|f| f.source.as_ref()).any(|source| source.is_running) {
+        return ask_for(project, &pipelines).await;
     }
     let (_keep, mut shutdown) = watch::channel(false);
     let mut guards = Vec::new();
@@ -44,16 +51,30 @@ pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, 
         };
         let taken =
             guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown, &|| {}).await;
-        guards.push(taken.map_err(|error| match error {
-            EngineError::Held(held) => EngineError::Held(format!(
-                "{held}. Stop it, run this command again, and start it again; nothing was changed"
-            )),
-            error => error,
-        })?);
+        match taken {
+            Ok(taken) => guards.push(taken),
+            // It has come just now.
+            Err(EngineError::Held(_)) => return ask_for(project, &pipelines).await,
+            Err(error) => return Err(error),
+        }
     }
     let mut refills = Vec::new();
     for pipeline in pipelines {
         refills.push(reset(project, pipeline, &found).await?);
+    }
+    Ok(refills)
+}
+
+/// Asks the process that runs the project.
+async fn ask_for(project: &Project, pipelines: &[&Pipeline]) -> Result<Vec<Refill>, EngineError> {
+    let mut refills = Vec::new();
+    for pipeline in pipelines {
+        let standing = ask::look(project, &pipeline.name).await?;
+        let loaded_lsn = standing.loaded_lsn();
+        let is_needless = loaded_lsn.is_none() && standing.failure().is_none();
+        let answer = if is_needless { None } else { Some(standing.ask(&Asked::Backfill).await?) };
+        let caution = caution(project, pipeline);
+        refills.push(Refill { pipeline: pipeline.name.clone(), loaded_lsn, answer, caution });
     }
     Ok(refills)
 }
@@ -76,7 +97,7 @@ fn select<'p>(project: &'p Project, names: &[String]) -> Result<Vec<&'p Pipeline
 }
 
 /// Without a backfill its next run would begin with the changes of that day, and those since its place be lost.
-fn has_no_backfill(pipeline: &Pipeline) -> Option<Diagnostic> {
+pub(super) fn has_no_backfill(pipeline: &Pipeline) -> Option<Diagnostic> {
     let why = match (pipeline.backfill, pipeline.output.on.insert) {
         (false, _) => "backfill: false",
         (true, Action::Ignore) => "on: {insert: ignore}",
@@ -103,7 +124,8 @@ async fn reset(project: &Project, pipeline: &Pipeline, found: &[Found]) -> Resul
         let done = checkpoint::reset(&output.session.client, &key).await;
         done.map_err(|e| EngineError::server(format!("connection {connection}: {e}")))?;
     }
-    Ok(Refill { pipeline: pipeline.name.clone(), loaded_lsn, caution: caution(project, pipeline) })
+    let caution = caution(project, pipeline);
+    Ok(Refill { pipeline: pipeline.name.clone(), loaded_lsn, answer: None, caution })
 }
 
 fn caution(project: &Project, pipeline: &Pipeline) -> Option<String> {

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::inspect::{Found, FoundSource, inspect};
+use super::inspect::{Found, FoundOutput, FoundSource, inspect};
 use crate::config::{Pipeline, Project};
 use crate::sink::postgres::checkpoint::Checkpoint;
+use crate::sink::postgres::failure::Failure;
 
 /// A project, as it stands.
 #[derive(Debug, Serialize)]
@@ -31,6 +32,8 @@ pub enum PipelineState {
     Filling,
     /// Its backfill is done; it is as far as its `loaded_lsn`.
     Following,
+    /// It stands still: its `failure` says why.
+    Failed,
     /// It has a checkpoint and no folder.
     Gone,
     /// Its output couldn't be asked.
@@ -54,6 +57,10 @@ pub struct PipelineStatus {
     pub lag_bytes: Option<u64>,
     /// Seconds since its checkpoint was written.
     pub updated_seconds_ago: Option<u64>,
+    /// Why it stands still, or why its place was given up.
+    pub failure: Option<Failure>,
+    /// Changes of it that are in `trucker.dead_letters`.
+    pub dead_letters: i64,
 }
 
 /// What a slot is good for.
@@ -96,8 +103,13 @@ pub struct SourceStatus {
 }
 
 impl Status {
+    /// Whether a pipeline has failed, has lost its place, or can't go on.
+    pub fn is_bad(&self) -> bool {
+        self.is_broken() || self.pipelines.iter().any(|pipeline| pipeline.failure.is_some())
+    }
+
     /// Whether pipelines follow a source whose slot or publication is missing or lost: they can't go on.
-    pub fn is_broken(&self) -> bool {
+    fn is_broken(&self) -> bool {
         self.pipelines.iter().filter(|p| p.state == PipelineState::Following).any(|pipeline| {
             let source = self.sources.iter().find(|source| Some(&source.name) == pipeline.source.as_ref());
             source.is_some_and(|source| {
@@ -145,8 +157,11 @@ fn pipeline_status(pipeline: &Pipeline, found: &[Found]) -> PipelineStatus {
     let state = match (output, checkpoint) {
         (None, _) => PipelineState::Unknown,
         (_, None) => PipelineState::NeverFilled,
+        (_, Some(checkpoint)) if checkpoint.failure.as_ref().is_some_and(|f| !f.is_given_up) => {
+            PipelineState::Failed
+        }
         (_, Some(checkpoint)) if checkpoint.loaded_lsn.is_some() => PipelineState::Following,
-        _ if is_running => PipelineState::Filling,
+        (_, Some(checkpoint)) if is_running && checkpoint.failure.is_none() => PipelineState::Filling,
         _ => PipelineState::ToFill,
     };
     let loaded = checkpoint.and_then(|c| c.loaded_lsn);
@@ -165,7 +180,13 @@ fn pipeline_status(pipeline: &Pipeline, found: &[Found]) -> PipelineStatus {
         loaded_lsn: loaded.map(|lsn| lsn.to_string()),
         lag_bytes: wal_lsn.zip(loaded).map(|(end, loaded)| end.bytes_since(loaded)),
         updated_seconds_ago: checkpoint.map(|c| c.age.as_secs()),
+        failure: checkpoint.and_then(|c| c.failure.clone()),
+        dead_letters: output.map_or(0, |output| dead_letters(output, &pipeline.name)),
     }
+}
+
+fn dead_letters(output: &FoundOutput, pipeline: &str) -> i64 {
+    output.dead_letters.iter().find(|(name, _)| name == pipeline).map_or(0, |(_, count)| *count)
 }
 
 fn gone_status(checkpoint: &Checkpoint, database: &Found) -> PipelineStatus {
@@ -177,6 +198,8 @@ fn gone_status(checkpoint: &Checkpoint, database: &Found) -> PipelineStatus {
         loaded_lsn: checkpoint.loaded_lsn.map(|lsn| lsn.to_string()),
         lag_bytes: None,
         updated_seconds_ago: Some(checkpoint.age.as_secs()),
+        failure: None,
+        dead_letters: database.output.as_ref().map_or(0, |o| dead_letters(o, &checkpoint.pipeline)),
     }
 }
 

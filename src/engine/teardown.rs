@@ -52,7 +52,7 @@ pub async fn remove(project: &Project) -> Result<Plan, EngineError> {
         let Some(output) = &database.output else { continue };
         let (name, client) = (&database.connection.name, &database.session.client);
         let failed = |e| EngineError::server(format!("connection {name}: {e}"));
-        if !output.checkpoints.is_empty() {
+        if !output.checkpoints.is_empty() || !output.dead_letters.is_empty() {
             checkpoint::delete_all(client, project.checkpoint_name()).await.map_err(failed)?;
         }
         if output.is_schema_spare && !checkpoint::drop_schema(client).await.map_err(failed)? {
@@ -131,6 +131,11 @@ fn plan_for(found: &[Found]) -> Plan {
                 database.connection.name,
                 names.join(", ")
             ));
+        }
+        let letters: i64 = output.dead_letters.iter().map(|(_, count)| count).sum();
+        if letters > 0 {
+            let name = &database.connection.name;
+            plan.removed.push(format!("connection {name}: {letters} rows of trucker.dead_letters"));
         }
         if output.is_schema_spare {
             plan.removed.push(schema(database));

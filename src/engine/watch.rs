@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::health::{Seen, SourceHealth, StreamState};
-use crate::checkpoint::Floor;
+use super::requests::Member;
 use crate::observe::snapshot::{
     BackfillSnapshot, Changes, Histogram, PipelineSnapshot, PipelineState, RunState, Snapshot,
     SourceSnapshot, SourceState, Time, TroubleSnapshot,
@@ -15,16 +15,10 @@ use crate::pipeline::state::{Phase, Shown, State, Trouble};
 
 /// A pipeline that is watched.
 pub struct WatchedPipeline {
-    /// Its name.
-    pub name: String,
+    /// What it is and shows.
+    pub member: Member,
     /// Its source, by its place.
     pub source: usize,
-    /// The connection that it writes to.
-    pub output: String,
-    /// What it has loaded.
-    pub floor: Floor,
-    /// What it shows.
-    pub state: Arc<State>,
     /// When it was last seen to have everything.
     pub current_at: Instant,
 }
@@ -52,42 +46,52 @@ pub fn look(state: RunState, pipelines: &mut [WatchedPipeline], sources: &[Watch
 }
 
 /// Whether everything that its source has committed is loaded, or how old the oldest commit is that isn't.
-fn lag(pipeline: &mut WatchedPipeline, shown: &Shown, health: &SourceHealth, is_current: bool) -> Duration {
-    if let Some(oldest) = pipeline.state.pending.oldest() {
+fn lag(
+    current_at: &mut Instant,
+    state: &State,
+    shown: &Shown,
+    health: &SourceHealth,
+    is_current: bool,
+) -> Duration {
+    if let Some(oldest) = state.pending.oldest() {
         return health.age(oldest);
     }
     match (shown.phase, shown.backfill) {
-        (Phase::Follow, _) if is_current => pipeline.current_at = Instant::now(),
+        (Phase::Follow, _) if is_current => *current_at = Instant::now(),
         (Phase::Backfill, Some((began, None))) => {
             let passed = SystemTime::now().duration_since(began).unwrap_or_default();
-            pipeline.current_at = Instant::now().checked_sub(passed).unwrap_or(pipeline.current_at);
+            *current_at = Instant::now().checked_sub(passed).unwrap_or(*current_at);
         }
-        _ => return pipeline.current_at.elapsed(),
+        _ => return current_at.elapsed(),
     }
     match shown.phase {
         Phase::Follow => Duration::ZERO,
-        _ => pipeline.current_at.elapsed(),
+        _ => current_at.elapsed(),
     }
 }
 
 fn look_at_pipeline(pipeline: &mut WatchedPipeline, source: &WatchedSource, seen: &Seen) -> PipelineSnapshot {
-    let (mut shown, counted) = (pipeline.state.shown(), pipeline.state.counts.read());
+    let (mut shown, counted) = (pipeline.member.state.shown(), pipeline.member.state.counts.read());
     if seen.state == StreamState::Failed && shown.phase != Phase::Failed {
         // It goes nowhere any more, whatever it was at.
         shown = Shown { phase: Phase::Failed, since: seen.since, trouble: seen.trouble.clone(), ..shown };
     }
-    let lag = lag(pipeline, &shown, &source.health, seen.is_current);
-    let loaded = pipeline.floor.lsn();
+    let state = &pipeline.member.state;
+    let lag = lag(&mut pipeline.current_at, state, &shown, &source.health, seen.is_current);
+    let loaded = pipeline.member.floor.lsn();
     let [insert, update, delete, truncate] = counted.changes;
     let fix = || match shown.phase {
-        Phase::Failed => Some(format!("Mend the cause and start trucker again: it goes on at {loaded}")),
+        Phase::Failed => Some(format!(
+            "Mend the cause, then trucker resume {}: it goes on at {loaded}",
+            pipeline.member.name()
+        )),
         Phase::Retrying => Some("It is tried again by itself, at least every 30 s".to_owned()),
         _ => None,
     };
     PipelineSnapshot {
-        name: pipeline.name.clone(),
+        name: pipeline.member.name().to_owned(),
         source: source.name.clone(),
-        output: pipeline.output.clone(),
+        output: pipeline.member.definition.output.name.clone(),
         state: pipeline_state(shown.phase),
         since: Time(shown.since),
         lag_seconds: rounded(lag),
@@ -193,24 +197,15 @@ fn rounded(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::Lsn;
-    use crate::checkpoint::Progress;
 
     #[test]
     fn lag_is_nothing_only_where_everything_is_known_to_be_loaded() {
         let ago = Duration::from_secs(600);
-        let mut pipeline = WatchedPipeline {
-            name: "p".to_owned(),
-            source: 0,
-            output: "o".to_owned(),
-            floor: Progress::default().add(Lsn(1)),
-            state: Arc::default(),
-            current_at: Instant::now().checked_sub(ago).unwrap(),
-        };
+        let (state, mut current_at) = (State::default(), Instant::now().checked_sub(ago).unwrap());
         let health = SourceHealth::default();
         let mut lag_in = |phase, is_current| {
             let shown = Shown { phase, since: SystemTime::now(), trouble: None, backfill: None };
-            lag(&mut pipeline, &shown, &health, is_current)
+            lag(&mut current_at, &state, &shown, &health, is_current)
         };
         for phase in [Phase::Connecting, Phase::Retrying, Phase::Failed, Phase::Follow] {
             assert!(lag_in(phase, false) >= ago, "{phase:?}");

@@ -51,7 +51,7 @@ pub async fn run(
                     .map_err(PipelineError::source("waiting for the source's disk"))?;
                 let span = trace::commit(&Span::current(), definition, snapshot.start_lsn);
                 trace::observed(span, async {
-                    Ok(writer.commit(snapshot.start_lsn, Some(snapshot.seam)).await?)
+                    Ok(writer.commit(snapshot.start_lsn, Some(snapshot.seam), None).await?)
                 })
                 .await?;
                 return Ok(());

@@ -1,10 +1,13 @@
 //! What goes wrong in a pipeline, sorted by what it means: try again, leave it to somebody else, or tell a person.
 
+use std::fmt;
+
 use tokio_postgres::error::SqlState;
 
 use crate::change::Lsn;
 use crate::postgres::{ConnectError, error};
 use crate::sink::postgres::SinkError;
+use crate::sink::postgres::failure::Failure;
 use crate::transform::SqlProblem;
 use crate::transform::query::CompileError;
 
@@ -30,8 +33,8 @@ pub enum PipelineError {
         problem: Box<SqlProblem>,
         /// Whether trying again may help.
         is_transient: bool,
-        /// The server's code, if the server said it.
-        sqlstate: Option<SqlState>,
+        /// The server's code.
+        sqlstate: Option<String>,
     },
     /// The SQL files don't fit the tables as they are now.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -75,6 +78,14 @@ pub enum PipelineError {
         /// What it said before.
         told: Lsn,
     },
+    /// Something that is known to be about one change, or one transaction as a whole.
+    #[error("{error}, at {place}")]
+    At {
+        /// Which.
+        place: Box<Place>,
+        /// What went wrong.
+        error: Box<PipelineError>,
+    },
     /// The stream broke in the middle of a transaction.
     #[error("the stream from the source broke off inside a transaction")]
     StreamBroke,
@@ -93,7 +104,7 @@ impl PipelineError {
         PipelineError::Sql {
             problem: Box::new(problem),
             is_transient: error::is_transient(source) && !writes,
-            sqlstate: source.code().cloned(),
+            sqlstate: source.code().map(|code| code.code().to_owned()),
         }
     }
 
@@ -109,19 +120,9 @@ impl PipelineError {
             | PipelineError::Rewound { .. }
             | PipelineError::Truncated { .. }
             | PipelineError::ValueGone { .. }
+            | PipelineError::At { .. }
             | PipelineError::Input(_) => false,
         }
-    }
-
-    /// The server's code for it, if a server said it.
-    pub fn sqlstate(&self) -> Option<&str> {
-        let code = match self {
-            PipelineError::Source { source, .. } => source.code(),
-            PipelineError::Sink(SinkError::Postgres { source, .. }) => source.code(),
-            PipelineError::Sql { sqlstate, .. } => sqlstate.as_ref(),
-            _ => None,
-        };
-        code.map(SqlState::code)
     }
 
     /// One word for what it is, where no server gave it a code.
@@ -139,6 +140,7 @@ impl PipelineError {
             PipelineError::Input(_) => "input",
             PipelineError::Rewound { .. } => "rewound",
             PipelineError::StreamBroke => "stream_broke",
+            PipelineError::At { error, .. } => error.kind(),
         }
     }
 
@@ -149,6 +151,7 @@ impl PipelineError {
             PipelineError::Problems(problems) => problems.iter().find_map(|problem| problem.help.clone()),
             PipelineError::Truncated { cure, .. } => Some(cure.clone()),
             PipelineError::ValueGone { table } => Some(format!("ALTER TABLE {table} REPLICA IDENTITY FULL")),
+            PipelineError::At { error, .. } => error.fix(),
             PipelineError::Rewound { pipeline, .. } => Some(format!("trucker backfill {pipeline}")),
             PipelineError::Connect(_)
             | PipelineError::Source { .. }
@@ -158,9 +161,101 @@ impl PipelineError {
         }
     }
 
+    /// Whether a change may be the cause, so that changes before it can still be loaded.
+    pub fn is_about_changes(&self) -> bool {
+        match self {
+            PipelineError::Sql { is_transient, .. } => !is_transient,
+            PipelineError::Sink(error @ (SinkError::Postgres { .. } | SinkError::NullKey(..))) => {
+                !error.is_transient()
+            }
+            PipelineError::Truncated { .. }
+            | PipelineError::ValueGone { .. }
+            | PipelineError::At { .. }
+            | PipelineError::Problems(_)
+            | PipelineError::Input(_) => true,
+            PipelineError::Connect(_)
+            | PipelineError::Source { .. }
+            | PipelineError::Sink(SinkError::Fenced { .. })
+            | PipelineError::Rewound { .. }
+            | PipelineError::StreamBroke => false,
+        }
+    }
+
+    /// Whether the values of one change are the cause, and nothing that the next change would meet as well. What the
+    /// set-up lacks (a table, a column, a right) is not.
+    pub fn is_about_values(&self) -> bool {
+        match self {
+            PipelineError::Sink(SinkError::NullKey(..)) | PipelineError::ValueGone { .. } => true,
+            PipelineError::Sql { .. } | PipelineError::Sink(SinkError::Postgres { .. }) => {
+                !self.is_transient() && self.sqlstate().is_some_and(error::is_about_values)
+            }
+            _ => false,
+        }
+    }
+
+    /// The server's code.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            PipelineError::Sql { sqlstate, .. } => sqlstate.as_deref(),
+            PipelineError::Source { source, .. }
+            | PipelineError::Sink(SinkError::Postgres { source, .. }) => {
+                source.code().map(|code| code.code())
+            }
+            PipelineError::At { error, .. } => error.sqlstate(),
+            _ => None,
+        }
+    }
+
+    /// The user's file that it happened in.
+    pub fn file(&self) -> Option<String> {
+        match self {
+            PipelineError::Sql { problem, .. } => Some(problem.path.display().to_string()),
+            PipelineError::Problems(problems) => problems.first().map(|p| p.path.display().to_string()),
+            PipelineError::Sink(SinkError::Postgres { what, .. }) if what.ends_with(".sql") => {
+                Some(what.clone())
+            }
+            PipelineError::At { error, .. } => error.file(),
+            _ => None,
+        }
+    }
+
+    /// The change or transaction that it is about, where that is known.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            PipelineError::At { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+
+    /// As the output keeps it.
+    pub fn failure(&self) -> Failure {
+        let failure = Failure {
+            error: self.to_string(),
+            sqlstate: self.sqlstate().map(str::to_owned),
+            file: self.file(),
+            ..Failure::default()
+        };
+        let Some(place) = self.place() else { return failure };
+        let failure =
+            Failure { commit_lsn: Some(place.commit_lsn.to_string()), xid: Some(place.xid), ..failure };
+        let Some(change) = &place.change else { return failure };
+        Failure {
+            ordinal: Some(change.ordinal),
+            table: Some(change.table.clone()),
+            operation: Some(change.operation.to_owned()),
+            key: change.key.clone(),
+            ..failure
+        }
+    }
+
     /// Whether another process has the pipeline now.
     pub fn is_fenced(&self) -> bool {
         matches!(self, PipelineError::Sink(SinkError::Fenced { .. }))
+    }
+
+    /// The same, with the place that it is about.
+    pub fn at(self, place: Place) -> Self {
+        PipelineError::At { place: Box::new(place), error: Box::new(self) }
     }
 }
 
@@ -170,6 +265,39 @@ impl From<CompileError> for PipelineError {
             CompileError::Problems(problems) => PipelineError::Problems(problems),
             CompileError::Postgres(source) => PipelineError::Source { what: "preparing the SQL", source },
         }
+    }
+}
+
+/// Which transaction, and which of its changes.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Start of the commit record.
+    pub commit_lsn: Lsn,
+    /// Top-level transaction id.
+    pub xid: u32,
+    /// None for the transaction as a whole.
+    pub change: Option<PlaceOfChange>,
+}
+
+/// Which change of a transaction.
+#[derive(Debug, Clone)]
+pub struct PlaceOfChange {
+    /// Among the pipeline's changes of the transaction, from 1.
+    pub ordinal: u64,
+    /// The input table.
+    pub table: String,
+    /// `insert`, `update`, `delete` or `truncate`.
+    pub operation: &'static str,
+    /// Names of the columns that tell its rows.
+    pub key: Vec<String>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(change) = &self.change {
+            write!(f, "{} of {}, change {} of ", change.operation, change.table, change.ordinal)?;
+        }
+        write!(f, "the transaction that commits at {}", self.commit_lsn)
     }
 }
 

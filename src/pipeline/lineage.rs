@@ -15,7 +15,7 @@ use crate::sink::Key;
 const BYTES_MAX: usize = 8 << 20;
 
 /// Rows that the open transaction has put under a key that they didn't have before.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Lineage {
     xid: u32,
     /// By output key: the identity of the input row that was put there.

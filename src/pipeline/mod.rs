@@ -6,19 +6,26 @@
 //! * [`queue`]: what the source hands over.
 //! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes; [`lineage`]: rows that pass each other.
 //! * [`backfill`]: what was there before.
-//! * [`task`]: its life; [`error`]: its troubles.
+//! * [`task`]: its life, with its two halves `intake` and `delivery`; [`error`]: its troubles.
+//! * [`isolation`]: the one change that fails; [`letters`]: what is told of those that aren't loaded; [`standstill`]: a
+//!   pipeline that failed.
 //! * [`state`]: what others see of it; [`counts`]: what it has done; [`pending`]: what it hasn't yet; [`trace`]: its spans.
 
 pub mod backfill;
 pub mod compiled;
 pub mod counts;
 pub mod definition;
+mod delivery;
 pub mod effect;
 pub mod error;
+mod intake;
+pub mod isolation;
+pub mod letters;
 pub mod lineage;
 pub mod pending;
 pub mod queue;
 pub mod stage;
+pub mod standstill;
 pub mod state;
 pub mod task;
 pub mod trace;

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::Span;
 
-use crate::change::{Cell, Change, Operation, Relation, Tuple};
+use crate::change::{Cell, Change, Lsn, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
-use crate::sink::{Key, Row, Write};
+use crate::sink::{Key, Row};
 use crate::transform::compile::{Removal, Rows};
 use crate::transform::query::{Query, Types};
 use crate::transform::{resolve, run, visibility};
 
-use super::compiled::{Compiled, Load, current_table};
+use super::compiled::{Compiled, current_table};
 use super::counts::Tally;
 use super::definition::{Checked, Definition};
 use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
@@ -27,29 +27,18 @@ use super::queue::Entry;
 use super::trace::{self, At};
 use group::{Group, run_length};
 
+mod attempt;
 mod emit;
 mod group;
 pub mod slow;
+mod work;
+
+pub use work::{Verdict, Work};
 
 /// Rows of a result that a batch may gather before it is cut in halves.
 const RESULT_BYTES_MAX: usize = 6 << 20;
 /// Writes that are handed on at once.
 const WRITE_BYTES_MAX: usize = 3 << 20;
-
-/// For the second half.
-#[derive(Debug)]
-pub enum Work {
-    /// Default writes.
-    Writes(Vec<Write>),
-    /// Rows for load.sql.
-    LoadRows(Load, Vec<Tuple>),
-    /// load.sql over the rows since the last run.
-    LoadRun(Load),
-    /// truncate.sql.
-    Truncate(String),
-    /// The transactions so far are complete up to there.
-    Complete(super::queue::End, Tally),
-}
 
 /// See the module.
 pub struct Stage {
@@ -82,6 +71,10 @@ type Answer<T> = Result<T, Overflow>;
 pub struct Part {
     /// Top-level transaction id.
     pub xid: u32,
+    /// Start of its commit record.
+    pub commit_lsn: Lsn,
+    /// Its place among the pipeline's changes of the transaction, from 1.
+    pub ordinal: u64,
     /// What happened.
     pub entry: Entry,
 }

@@ -1,7 +1,7 @@
 //! What others may see of a pipeline while it runs: its phase, its last trouble, its numbers. How far it is, its floor
 //! says.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -40,7 +40,8 @@ pub struct Trouble {
 #[derive(Debug)]
 pub struct State {
     life: Mutex<Life>,
-    batch_end: AtomicU64,
+    batch_through: AtomicU64,
+    batch_xid: AtomicU32,
     /// What it has done.
     pub counts: Counts,
     /// What it has taken and not done.
@@ -81,7 +82,8 @@ impl Default for State {
         };
         State {
             life: Mutex::new(life),
-            batch_end: AtomicU64::new(0),
+            batch_through: AtomicU64::new(0),
+            batch_xid: AtomicU32::new(0),
             counts: Counts::default(),
             pending: Pending::default(),
         }
@@ -152,12 +154,18 @@ impl State {
         self.life().stumbling_since = None;
     }
 
-    pub(super) fn reading(&self, batch_end: Lsn) {
-        self.batch_end.store(batch_end.0, Ordering::Relaxed);
+    /// The last transaction of the batch that is under way, by its commit LSN and id.
+    pub(super) fn reading(&self, batch_through: Lsn, xid: u32) {
+        self.batch_through.store(batch_through.0, Ordering::Relaxed);
+        self.batch_xid.store(xid, Ordering::Relaxed);
     }
 
-    pub(super) fn batch_end(&self) -> Lsn {
-        Lsn(self.batch_end.load(Ordering::Relaxed))
+    pub(super) fn batch_xid(&self) -> u32 {
+        self.batch_xid.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn batch_through(&self) -> Lsn {
+        Lsn(self.batch_through.load(Ordering::Relaxed))
     }
 }
 

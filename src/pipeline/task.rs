@@ -4,31 +4,32 @@
 //! it alone.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tracing::Span;
 
 use crate::change::Lsn;
-use crate::checkpoint::{Floor, Seam, is_loaded};
+use crate::checkpoint::{Floor, is_loaded};
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, Origin};
+use crate::sink::postgres::request::{self, Asked, Request};
 use crate::sink::postgres::{SinkError, Writer};
 
 use super::backfill;
 use super::definition::{Checked, Definition};
-use super::error::{PipelineError, Stopped};
-use super::queue::{End, Piece, QueueReceiver, QueueSender, queue};
-use super::stage::slow::tell_if_slow;
-use super::stage::{Part, Stage, Work};
+use super::delivery::Delivery;
+use super::error::{PipelineError, Place, Stopped};
+use super::intake::{Care, Intake, Position};
+use super::isolation::{Isolation, Skip};
+use super::queue::{QueueReceiver, QueueSender, queue};
+use super::stage::Stage;
+use super::standstill::Order;
 use super::state::{Phase, State};
 use super::trace;
 
 /// First and longest pause before another try.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How often the output hears from a transaction that waits for the source's SQL.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Writes that may wait for the output.
 const WORK_MAX: usize = 1;
 
@@ -61,6 +62,8 @@ pub struct Task {
     pub state: Arc<State>,
     /// How long a statement of the user's may take before it is told of.
     pub slow_query: Duration,
+    /// Nobody will mend anything while it runs: a failure ends it.
+    pub is_once: bool,
     /// Turns true when it is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -70,69 +73,101 @@ pub struct Task {
 struct Memory {
     /// The epoch that this process has claimed.
     epoch: Option<i64>,
-    /// Up to here transactions are loaded one by one, to find the one that fails.
-    careful_until: Lsn,
+    /// Transactions that commit up to here are loaded one by one and on trial, to find the change that fails.
+    careful_through: Lsn,
     pause: Duration,
 }
 
 impl Task {
-    /// Runs until it is told to end, or until only a person can help. Then its place is kept.
-    pub async fn run(mut self) -> Result<(), Stopped> {
+    /// Runs until it is told to end. Where only a person can help, it stands still and keeps its place.
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<(), Stopped> {
         let mut memory = Memory::default();
         loop {
             let (mut shutdown, state) = (self.shutdown.clone(), self.state.clone());
             let outcome = tokio::select! {
-                outcome = self.live(&mut memory) => outcome,
+                outcome = self.live(&mut memory) => Ok(outcome),
                 () = ended_elsewhere(&mut shutdown, &state) => return Ok(()),
+                definition = restart(&mut orders) => Err(definition),
             };
-            let Err(error) = outcome else { return Ok(()) };
-            let first = self.floor.lsn();
+            let error = match outcome {
+                Err(definition) => {
+                    self.definition = definition;
+                    continue;
+                }
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => error,
+            };
             if !error.is_transient() && !self.looks_closer(&mut memory, &error) {
-                self.state.fail(&error);
-                return Err(Stopped { error, first });
+                self.stand_still(self.placed(error), memory.epoch, &mut orders).await?;
+                memory.pause = Duration::ZERO;
+                continue;
             }
-            memory.pause = (memory.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-            if error.is_transient() {
-                self.state.retry(&error);
-                tracing::warn!(event = "retrying", pipeline = %self.definition.pipeline.name, at = %first,
-                    pause_ms = memory.pause.as_millis() as u64, "{error}; trying again");
-            }
-            tokio::select! {
-                () = tokio::time::sleep(memory.pause) => {}
-                () = ended(&mut shutdown) => return Ok(()),
+            self.pause(&mut memory, &error, &mut orders).await;
+            if *shutdown.borrow() {
+                return Ok(());
             }
         }
     }
 
-    /// A batch of several transactions failed: do them one by one, so that all before the one that fails are loaded.
+    /// Waits before another try; not for long, if it is only to look closer.
+    async fn pause(
+        &mut self,
+        memory: &mut Memory,
+        error: &PipelineError,
+        orders: &mut mpsc::Receiver<Order>,
+    ) {
+        memory.pause = (memory.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        if error.is_transient() {
+            self.state.retry(error);
+            tracing::warn!(event = "retrying", pipeline = %self.definition.pipeline.name, at = %self.floor.lsn(),
+                pause_ms = memory.pause.as_millis() as u64, "{error}; trying again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(memory.pause) => {}
+            () = ended(&mut self.shutdown) => {}
+            definition = restart(orders) => self.definition = definition,
+        }
+    }
+
+    /// A batch failed: do its transactions one by one, and on trial, so that all before the one change that fails are
+    /// loaded.
     fn looks_closer(&self, memory: &mut Memory, error: &PipelineError) -> bool {
-        let batch_end = self.state.batch_end();
-        let is_about_changes = matches!(
-            error,
-            PipelineError::Sql { .. }
-                | PipelineError::Sink(SinkError::Postgres { .. } | SinkError::NullKey(..))
-                | PipelineError::Truncated { .. }
-                | PipelineError::ValueGone { .. }
-                | PipelineError::Problems(_)
-                | PipelineError::Input(_)
-        );
-        if !is_about_changes || batch_end <= memory.careful_until || !self.state.is_following() {
+        let through = self.state.batch_through();
+        if !error.is_about_changes() || through <= memory.careful_through || !self.state.is_following() {
             return false;
         }
-        memory.careful_until = batch_end;
+        memory.careful_through = through;
         memory.pause = Duration::ZERO;
         true
     }
 
-    async fn live(&mut self, memory: &mut Memory) -> Checked<()> {
+    /// What no change could be found to blame for is about the transaction as a whole: its COMMIT failed.
+    fn placed(&self, error: PipelineError) -> PipelineError {
+        if !error.is_about_changes() || error.place().is_some() || !self.state.is_following() {
+            return error;
+        }
+        let (commit_lsn, xid) = (self.state.batch_through(), self.state.batch_xid());
+        // A mere position is no transaction.
+        if xid == 0 {
+            return error;
+        }
+        error.at(Place { commit_lsn, xid, change: None })
+    }
+
+    async fn live(&self, memory: &mut Memory) -> Checked<()> {
         self.state.enter(Phase::Connecting);
         let definition = self.definition.clone();
         let source = connect(&definition.source, Purpose::Source).await?;
         let output = connect(&definition.output, Purpose::Output).await?;
-        let claimed = self.claim(&output, memory).await?;
+        let mut claimed = self.claim(&output, memory).await?;
+        let skip = self.see_to_request(&output, &mut claimed).await?;
+        if let Some((_, skip)) = &skip {
+            memory.careful_through = memory.careful_through.max(skip.commit_lsn);
+        }
         let mut writer = Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
         if writer.loaded_lsn().is_none() {
             self.state.enter(Phase::Backfill);
+            self.floor.hold();
             let control = connect(&definition.source, Purpose::Control).await?;
             let span = trace::backfill(&definition);
             let filling = backfill::run(&definition, &source, &control, &mut writer, &self.state.counts);
@@ -151,7 +186,35 @@ impl Task {
         if self.attach.send(attach).await.is_err() {
             return Ok(());
         }
-        self.follow(source, writer, receiver, memory).await
+        self.follow(source, writer, receiver, skip, memory).await
+    }
+
+    /// Does what somebody asks for beside the checkpoint; what is to be skipped is left to the stream.
+    async fn see_to_request(
+        &self,
+        output: &Session,
+        claimed: &mut Checkpoint,
+    ) -> Checked<Option<(Request, Skip)>> {
+        let Some(request) = claimed.request.take() else { return Ok(None) };
+        let (client, key, loaded) = (&output.client, &self.definition.key, claimed.loaded_lsn);
+        match &request.asked {
+            Asked::Backfill => {
+                if request::refill(client, key, claimed.epoch, &request).await? {
+                    (claimed.loaded_lsn, claimed.seam) = (None, None);
+                }
+                return Ok(None);
+            }
+            Asked::Skip { is_whole, failures } => {
+                let skip = Skip::new(*is_whole, failures);
+                if let Some(skip) = skip.filter(|skip| loaded.is_some_and(|l| !is_loaded(skip.commit_lsn, l)))
+                {
+                    return Ok(Some((request, skip)));
+                }
+            }
+            Asked::Resume => {}
+        }
+        request::clear(client, key, &request).await?;
+        Ok(None)
     }
 
     /// The first time this process takes the pipeline from whoever had it; after that it only looks whether it still
@@ -177,21 +240,29 @@ impl Task {
     }
 
     async fn follow(
-        &mut self,
+        &self,
         source: Session,
         mut writer: Writer,
         receiver: QueueReceiver,
+        skip: Option<(Request, Skip)>,
         memory: &mut Memory,
     ) -> Checked<()> {
         let (sender, work) = mpsc::channel(WORK_MAX);
         let stage = Stage::new(self.definition.clone(), source, self.slow_query, sender).await?;
+        self.state.reading(Lsn::ZERO, 0);
         self.state.enter(Phase::Follow);
-        let from = Position { loaded: writer.loaded_lsn().unwrap_or_default(), seam: writer.seam().cloned() };
-        let careful_until = memory.careful_until;
-        let batch_bytes = (self.queue_bytes / 4).max(64 * 1024);
-        let reading =
-            read(stage, receiver, from, careful_until, batch_bytes, &self.state, self.shutdown.clone());
-        let writing = self.write(&mut writer, work, &mut memory.pause);
+        let position =
+            Position { loaded: writer.loaded_lsn().unwrap_or_default(), seam: writer.seam().cloned() };
+        let on_error = self.definition.pipeline.on_error;
+        let care = Care {
+            through: memory.careful_through,
+            isolation: Isolation { on_error, skip: skip.as_ref().map(|(_, skip)| skip.clone()) },
+            batch_bytes: (self.queue_bytes / 4).max(64 * 1024),
+        };
+        let (definition, floor, state) = (&*self.definition, &self.floor, &*self.state);
+        let reading = Intake::new(stage, position, care, state).run(receiver, self.shutdown.clone());
+        let delivery = Delivery { definition, floor, state, slow_query: self.slow_query, skip };
+        let writing = delivery.run(&mut writer, work, &mut memory.pause);
         // If both fail, the writer's failure is the cause: the reader's is that nobody takes its work.
         tokio::pin!(reading, writing);
         tokio::select! {
@@ -203,138 +274,18 @@ impl Task {
             },
         }
     }
-
-    async fn write(
-        &self,
-        writer: &mut Writer,
-        mut work: mpsc::Receiver<(Work, Span)>,
-        pause: &mut Duration,
-    ) -> Checked<()> {
-        let mut writing = Duration::ZERO;
-        loop {
-            let work = tokio::select! {
-                work = work.recv() => work,
-                () = tokio::time::sleep(KEEP_ALIVE), if writer.is_open() => {
-                    writer.keep_alive().await?;
-                    continue;
-                }
-            };
-            let Some((work, batch)) = work else { return Ok(()) };
-            let span = trace::work(&batch, &self.definition, &work);
-            let done = trace::observed(span, self.do_work(writer, work, &mut writing)).await;
-            if done.inspect_err(|error| trace::fail(&batch, error))? {
-                *pause = Duration::ZERO;
-            }
-        }
-    }
-
-    /// Answers whether it was a commit. `writing` gathers the time that rows take until then.
-    async fn do_work(&self, writer: &mut Writer, work: Work, writing: &mut Duration) -> Checked<bool> {
-        let name = &self.definition.pipeline.name;
-        let begun = Instant::now();
-        match work {
-            Work::Writes(writes) => writer.write(&writes).await?,
-            Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
-            Work::LoadRun(load) => {
-                let path = backfill::load_path(&self.definition);
-                writer.load_run(&load.relation, &load.sql, &path).await?;
-                let output = &self.definition.output.name;
-                tell_if_slow(self.slow_query, begun, name, &path, output, None);
-            }
-            Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
-            Work::Complete(end, tally) => {
-                let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
-                writer.commit(end.end_lsn, seam).await?;
-                self.floor.raise(end.end_lsn);
-                self.state.loaded(end.end_lsn);
-                self.state.counts.loaded(&tally, std::mem::take(writing), begun.elapsed());
-                tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
-                return Ok(true);
-            }
-        }
-        *writing += begun.elapsed();
-        Ok(false)
-    }
 }
 
-struct Position {
-    loaded: Lsn,
-    seam: Option<Seam>,
-}
-
-impl Position {
-    fn has(&self, piece: &Piece) -> bool {
-        is_loaded(piece.commit_lsn, self.loaded)
-            || self.seam.as_ref().is_some_and(|seam| seam.covers(piece.commit_lsn, piece.xid))
-    }
-}
-
-/// Takes batches from the queue as they gather, and puts them through the SQL, until told to end.
-async fn read(
-    mut stage: Stage,
-    mut receiver: QueueReceiver,
-    mut position: Position,
-    careful_until: Lsn,
-    batch_bytes: usize,
-    state: &State,
-    mut shutdown: watch::Receiver<bool>,
-) -> Checked<()> {
+/// Takes orders until one says to begin anew.
+async fn restart(orders: &mut mpsc::Receiver<Order>) -> Arc<Definition> {
     loop {
-        let is_careful = position.loaded < careful_until;
-        let batch = tokio::select! {
-            biased;
-            () = ended(&mut shutdown) => return Ok(()),
-            batch = receiver.next_batch(batch_bytes, is_careful) => batch,
-        };
-        let Some(batch) = batch else { return Err(PipelineError::StreamBroke) };
-        // A part of a transaction that goes on is not told from its end by position alone.
-        state.reading(
-            batch.last().map_or(Lsn::ZERO, |piece| piece.end.map_or(piece.commit_lsn, |e| e.end_lsn)),
-        );
-        let span = trace::batch(stage.definition(), &batch, |piece| !position.has(piece));
-        trace::observed(span, take(&mut stage, batch, &mut position, state)).await?;
-    }
-}
-
-/// Puts a batch through the SQL.
-async fn take(
-    stage: &mut Stage,
-    mut batch: Vec<Piece>,
-    position: &mut Position,
-    state: &State,
-) -> Checked<()> {
-    let whole = batch.iter().rposition(|piece| piece.end.is_some()).map_or(0, |last| last + 1);
-    let mut rest = batch.split_off(whole);
-    for part in [&batch, &rest] {
-        let first = part.iter().find(|piece| !position.has(piece));
-        if let Some((commit_lsn, time)) = first.and_then(|piece| Some((piece.commit_lsn, piece.commit_time?)))
-        {
-            state.pending.take(commit_lsn, time);
+        match orders.recv().await {
+            Some(Order::Restart(definition)) => return definition,
+            // Meant for a pipeline that stood still, which this one doesn't any more.
+            Some(Order::GiveUp(_)) => {}
+            None => std::future::pending().await,
         }
     }
-    stage.process(parts(&mut batch, position)).await?;
-    if let Some(end) = batch.last().and_then(|piece| piece.end) {
-        complete(stage, position, end).await?;
-    }
-    stage.process(parts(&mut rest, position)).await
-}
-
-/// What of these pieces isn't in the output yet.
-fn parts(pieces: &mut [Piece], position: &Position) -> Vec<Part> {
-    let mut parts = Vec::new();
-    for piece in pieces.iter_mut().filter(|piece| !position.has(piece)) {
-        let xid = piece.xid;
-        parts.extend(std::mem::take(&mut piece.entries).into_iter().map(|entry| Part { xid, entry }));
-    }
-    parts
-}
-
-async fn complete(stage: &mut Stage, position: &mut Position, end: End) -> Checked<()> {
-    if end.end_lsn > position.loaded {
-        position.loaded = end.end_lsn;
-        stage.complete(end).await?;
-    }
-    Ok(())
 }
 
 /// Returns once the process is to end; never, if whoever would say so is gone.

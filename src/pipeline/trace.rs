@@ -112,6 +112,11 @@ pub fn work(batch: &Span, definition: &Definition, work: &Work) -> Span {
         }
         Work::LoadRun(_) => of("load.sql"),
         Work::Truncate(_) => of("truncate.sql"),
+        Work::DeadLetter(_) => {
+            statement(batch, definition, At::Output, "INSERT", Some("trucker.dead_letters"))
+        }
+        Work::Mark | Work::Settle { .. } => statement(batch, definition, At::Output, "SAVEPOINT", None),
+        Work::Sync(_) => Span::none(),
         Work::Complete(end, _) => commit(batch, definition, end.end_lsn),
     }
 }

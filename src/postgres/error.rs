@@ -120,6 +120,14 @@ pub(super) fn io_cause(error: &tokio_postgres::Error) -> Option<&io::Error> {
     error.source().and_then(|cause| cause.downcast_ref())
 }
 
+/// Whether a SQLSTATE is about values: data that can't be converted (22), constraints (23), a second row where one may be
+/// (21), a view's CHECK OPTION (44), what the user's own functions raise (P0, 38), a value too long for its index (54000).
+/// Everything else is about the set-up (42), rights, resources or the server, and would meet the next change as well.
+pub fn is_about_values(code: &str) -> bool {
+    const CLASSES: [&str; 6] = ["21", "22", "23", "38", "44", "P0"];
+    CLASSES.iter().any(|class| code.starts_with(class)) || code == "54000"
+}
+
 fn is_transient_code(code: &str) -> bool {
     const CODES: [&str; 14] = [
         "25006", // read-only: a standby that is being promoted
@@ -402,6 +410,35 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_transient_code(code), transient, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_other_changes_would_not_meet_is_about_values() {
+        for (code, is_about_values) in [
+            ("22012", true),
+            ("23505", true),
+            ("23514", true),
+            ("21000", true),
+            ("21P01", true),
+            ("44000", true),
+            ("P0001", true),
+            ("38001", true),
+            ("54000", true),
+            ("54001", false),
+            ("42P01", false),
+            ("42703", false),
+            ("42501", false),
+            ("42804", false),
+            ("0A000", false),
+            ("25006", false),
+            ("53100", false),
+            ("40001", false),
+            ("57014", false),
+            ("XX000", false),
+            ("", false),
+        ] {
+            assert_eq!(super::is_about_values(code), is_about_values, "{code}");
         }
     }
 

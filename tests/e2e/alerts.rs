@@ -74,15 +74,20 @@ fn state(pipeline: &str, state: &str) -> String {
     format!("trucker_pipeline_state{{pipeline=\"{pipeline}\",state=\"{state}\"}}")
 }
 
+#[track_caller]
+fn until_well(trucker: &mut Trucker) {
+    until(trucker, &state("t", "following"), |value| value == 1.0);
+    until(trucker, "trucker_source_connected{source=\"source\"}", |value| value == 1.0);
+    until(trucker, "trucker_pipeline_lag_seconds{pipeline=\"t\"}", |value| value == 0.0);
+}
+
 #[test]
 fn a_run_that_is_well_fires_nothing() {
     let s = scenario();
     s.source.execute("INSERT INTO t VALUES (1, 'a')");
     let mut trucker = s.run();
     s.until_following(&mut trucker, 1);
-    until(&mut trucker, &state("t", "following"), |value| value == 1.0);
-    until(&mut trucker, "trucker_source_connected{source=\"source\"}", |value| value == 1.0);
-    until(&mut trucker, "trucker_pipeline_lag_seconds{pipeline=\"t\"}", |value| value == 0.0);
+    until_well(&mut trucker);
     assert_firing(&series(&mut trucker), &[]);
 }
 
@@ -92,6 +97,7 @@ fn a_pipeline_that_failed_fires_for_itself_and_for_its_lag() {
     s.output.execute("ALTER TABLE t ADD CHECK (v <> 'bad')");
     let mut trucker = s.run();
     s.until_following(&mut trucker, 2);
+    until_well(&mut trucker);
     s.source.execute("INSERT INTO t VALUES (1, 'bad')");
     until(&mut trucker, &state("t", "failed"), |value| value == 1.0);
     until(&mut trucker, "trucker_pipeline_lag_seconds{pipeline=\"t\"}", |value| value > 0.0);
@@ -120,14 +126,14 @@ fn an_output_that_is_down_fires_for_retries() {
     let s = s.tables("CREATE TABLE t (id int PRIMARY KEY, v text)").copies("t");
     let mut trucker = s.run();
     s.until_following(&mut trucker, 1);
+    until_well(&mut trucker);
     output.stop(StopMode::Immediate).unwrap();
     s.source.execute("INSERT INTO t VALUES (1, 'a')");
     until(&mut trucker, &state("t", "retrying"), |value| value == 1.0);
     assert_firing(&series(&mut trucker), &["TruckerPipelineRetrying"]);
     output.start_again().unwrap();
     s.until_table_same(&mut trucker, "t");
-    until(&mut trucker, &state("t", "following"), |value| value == 1.0);
-    until(&mut trucker, "trucker_pipeline_lag_seconds{pipeline=\"t\"}", |value| value == 0.0);
+    until_well(&mut trucker);
     assert_firing(&series(&mut trucker), &[]);
 }
 
@@ -138,6 +144,7 @@ fn a_source_that_is_gone_fires() {
     let s = s.tables("CREATE TABLE t (id int PRIMARY KEY, v text)").copies("t");
     let mut trucker = s.run();
     s.until_following(&mut trucker, 1);
+    until_well(&mut trucker);
     source.stop(StopMode::Immediate).unwrap();
     until(&mut trucker, "trucker_source_connected{source=\"source\"}", |value| value == 0.0);
     until(&mut trucker, &state("t", "following"), |value| value == 0.0);
@@ -152,6 +159,7 @@ fn a_slot_that_its_source_may_lose_fires_before_it_does() {
     let s = s.tables("CREATE TABLE t (id int PRIMARY KEY, v text)").copies("t");
     let mut trucker = s.run();
     s.until_following(&mut trucker, 1);
+    until_well(&mut trucker);
     until(&mut trucker, "trucker_source_wal_safe_bytes{source=\"source\"}", |value| value > 0.0);
     // 64 MB is less than the 2 GiB that the rule asks for, from the start.
     assert_firing(&series(&mut trucker), &["TruckerSlotInDanger"]);
@@ -183,9 +191,7 @@ fn whatever_goes_wrong_with_a_single_number_fires_its_alert() {
     let s = scenario();
     let mut trucker = s.run();
     s.until_following(&mut trucker, 1);
-    until(&mut trucker, &state("t", "following"), |value| value == 1.0);
-    until(&mut trucker, "trucker_source_connected{source=\"source\"}", |value| value == 1.0);
-    until(&mut trucker, "trucker_pipeline_lag_seconds{pipeline=\"t\"}", |value| value == 0.0);
+    until_well(&mut trucker);
     let well = series(&mut trucker);
     let cases: [(&str, &str, &[&str]); 8] = [
         ("trucker_pipeline_lag_seconds{", "0+15x240", &["TruckerLagging", "TruckerNoProgress"]),

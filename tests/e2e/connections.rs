@@ -26,6 +26,7 @@ fn to(server: &PostgresServer, user: &str) -> PostgresConnection {
         ssl_root_cert: None,
         ssl_cert: None,
         ssl_key: None,
+        wal_budget: Default::default(),
         replica: None,
     }
 }

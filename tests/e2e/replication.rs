@@ -38,6 +38,7 @@ impl Source {
             ssl_root_cert: None,
             ssl_cert: None,
             ssl_key: None,
+            wal_budget: Default::default(),
             replica: None,
         };
         let control = connect(&to, Purpose::Control).await.unwrap();

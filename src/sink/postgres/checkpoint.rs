@@ -7,7 +7,10 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
+use super::dead_letter;
 use super::error::SinkError;
+use super::failure::Failure;
+use super::request::Request;
 use crate::change::Lsn;
 use crate::checkpoint::Seam;
 
@@ -28,15 +31,19 @@ CREATE TABLE IF NOT EXISTS trucker.checkpoint (
   seam_snapshot text,
   seam_bound pg_lsn,
   updated_at timestamptz NOT NULL DEFAULT now(),
+  failure jsonb,
+  request jsonb,
   PRIMARY KEY (project, pipeline)
 );
+ALTER TABLE trucker.checkpoint ADD COLUMN IF NOT EXISTS failure jsonb, ADD COLUMN IF NOT EXISTS request jsonb;
 COMMENT ON TABLE trucker.checkpoint IS
   'How far each pipeline of trucker has loaded; moves with the rows. Written by trucker only.'";
 
+/// Also read from a table of an earlier version, which lacks the last two.
 const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifier, timeline, slot, source_database, \
                        output_table, seam_snapshot, seam_bound::text, \
                        extract(epoch FROM pg_catalog.now() - updated_at)::float8, \
-                       input_tables";
+                       input_tables, pg_catalog.to_jsonb(c) ->> 'failure', pg_catalog.to_jsonb(c) ->> 'request'";
 
 /// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +77,10 @@ pub struct Checkpoint {
     pub seam: Option<Seam>,
     /// Time since it was written last, by the output's clock.
     pub age: Duration,
+    /// Why it stands still.
+    pub failure: Option<Failure>,
+    /// What somebody asks of it.
+    pub request: Option<Request>,
 }
 
 /// Names the row of one pipeline.
@@ -81,22 +92,29 @@ pub struct CheckpointKey {
     pub pipeline: String,
 }
 
-/// Creates schema and table where they are missing. Asks first, since a role may use what it may not create.
-pub async fn ensure_table(client: &Client) -> Result<(), SinkError> {
-    if exists(client).await? {
+/// Creates schema and tables where they are missing, and brings those of an earlier version up to date. Asks first,
+/// since a role may use what it may not create or alter.
+pub async fn ensure_tables(client: &Client) -> Result<(), SinkError> {
+    let complete = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL AND count(*) = 2 \
+                    FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('trucker.checkpoint') \
+                    AND attname IN ('failure', 'request') AND NOT attisdropped";
+    let row = client.query_one(complete, &[]).await.map_err(SinkError::at("looking into schema trucker"))?;
+    if row.get(0) {
         return Ok(());
     }
-    // Two processes that start at once: the second waits here and then finds the table.
+    // Two processes that start at once: the second waits here and then finds the tables.
     let sql = format!(
         "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('trucker.checkpoint', 0)); \
-         {TABLE}; COMMIT"
+         {TABLE}; {}; COMMIT",
+        dead_letter::TABLE
     );
     let done = client.batch_execute(&sql).await;
     if done.is_err() {
         client.batch_execute("ROLLBACK").await.ok();
     }
     done.map_err(SinkError::at(
-        "creating schema trucker with the checkpoints (needs CREATE on the output database)",
+        "creating schema trucker, or bringing its tables up to date (needs CREATE on the output database; where the \
+         schema is there, to own it)",
     ))
 }
 
@@ -112,15 +130,22 @@ pub async fn fetch_all(client: &Client, project: &str) -> Result<Vec<Checkpoint>
     if !exists(client).await? {
         return Ok(Vec::new());
     }
-    let sql = format!("SELECT {COLUMNS} FROM trucker.checkpoint WHERE project = $1 ORDER BY pipeline");
+    let sql = format!("SELECT {COLUMNS} FROM trucker.checkpoint c WHERE project = $1 ORDER BY pipeline");
     let rows = client.query(&sql, &[&project]).await.map_err(SinkError::at("reading trucker.checkpoint"))?;
     Ok(rows.iter().map(checkpoint).collect())
+}
+
+/// One checkpoint, as it is.
+pub async fn fetch_one(client: &Client, key: &CheckpointKey) -> Result<Option<Checkpoint>, SinkError> {
+    let sql = format!("SELECT {COLUMNS} FROM trucker.checkpoint c WHERE project = $1 AND pipeline = $2");
+    let row = client.query_opt(&sql, &[&key.project, &key.pipeline]).await;
+    Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.as_ref().map(checkpoint))
 }
 
 /// One checkpoint, after waiting for a transaction that is moving it: a COMMIT whose answer was lost may still be under way.
 pub async fn fetch_settled(client: &Client, key: &CheckpointKey) -> Result<Option<Checkpoint>, SinkError> {
     let sql =
-        format!("SELECT {COLUMNS} FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2 FOR UPDATE");
+        format!("SELECT {COLUMNS} FROM trucker.checkpoint c WHERE project = $1 AND pipeline = $2 FOR UPDATE");
     let row = client.query_opt(&sql, &[&key.project, &key.pipeline]).await;
     Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.as_ref().map(checkpoint))
 }
@@ -143,6 +168,8 @@ fn checkpoint(row: &Row) -> Checkpoint {
         seam: snapshot.zip(lsn(10)).map(|(snapshot, bound)| Seam { snapshot, bound }),
         // A clock that was set back is no reason to fail.
         age: Duration::try_from_secs_f64(row.get(11)).unwrap_or_default(),
+        failure: row.get::<_, Option<String>>(13).as_deref().map(Failure::parse),
+        request: row.get::<_, Option<String>>(14).and_then(Request::parse),
     }
 }
 
@@ -162,7 +189,7 @@ pub async fn claim(
          ON CONFLICT (project, pipeline) DO UPDATE
          SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table, input_tables = excluded.input_tables,
              system_identifier = excluded.system_identifier, slot = excluded.slot,
-             source_database = excluded.source_database,
+             source_database = excluded.source_database, failure = NULL,
              updated_at = pg_catalog.now()
          RETURNING {COLUMNS}"
     );
@@ -187,7 +214,8 @@ pub async fn claim(
 }
 
 /// Moves the checkpoint, in the transaction that is open on `client`, if epoch and position are still as this
-/// process knows them; otherwise somebody else has the pipeline.
+/// process knows them; otherwise somebody else has the pipeline. What failed before has passed; `done` is the request
+/// that this transaction fulfils.
 pub async fn advance(
     client: &Client,
     key: &CheckpointKey,
@@ -195,19 +223,21 @@ pub async fn advance(
     from: Option<Lsn>,
     to: Lsn,
     seam: Option<&Seam>,
+    done: Option<&Request>,
 ) -> Result<(), SinkError> {
     let sql = "UPDATE trucker.checkpoint SET phase = 'follow', loaded_lsn = $5::text::pg_lsn, seam_snapshot = $6, \
-               seam_bound = $7::text::pg_lsn, updated_at = pg_catalog.now() \
+               seam_bound = $7::text::pg_lsn, failure = NULL, request = nullif(request, $8::text::jsonb), updated_at = pg_catalog.now() \
                WHERE project = $1 AND pipeline = $2 AND epoch = $3 \
                AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn";
     let from_text = from.map(|lsn| lsn.to_string());
     let snapshot = seam.map(|s| s.snapshot.to_string());
     let bound = seam.map(|s| s.bound.to_string());
+    let done = done.map(|request| request.text.as_str());
     let statement = client.prepare(sql).await.map_err(SinkError::at("moving the checkpoint"))?;
     let moved = client
         .execute(
             &statement,
-            &[&key.project, &key.pipeline, &epoch, &from_text, &to.to_string(), &snapshot, &bound],
+            &[&key.project, &key.pipeline, &epoch, &from_text, &to.to_string(), &snapshot, &bound, &done],
         )
         .await
         .map_err(SinkError::at("moving the checkpoint"))?;
@@ -221,7 +251,8 @@ pub async fn advance(
 /// Forgets where the pipeline was, so that its next start is a backfill.
 pub async fn reset(client: &Client, key: &CheckpointKey) -> Result<(), SinkError> {
     let sql = "UPDATE trucker.checkpoint SET phase = 'backfill', epoch = epoch + 1, loaded_lsn = NULL, \
-               seam_snapshot = NULL, seam_bound = NULL, updated_at = pg_catalog.now() WHERE project = $1 AND pipeline = $2";
+               seam_snapshot = NULL, seam_bound = NULL, failure = NULL, request = NULL, updated_at = pg_catalog.now() \
+               WHERE project = $1 AND pipeline = $2";
     let done = client.execute(sql, &[&key.project, &key.pipeline]).await;
     done.map(drop).map_err(SinkError::at("resetting the checkpoint"))
 }
@@ -248,6 +279,7 @@ pub async fn delete_all(client: &Client, project: &str) -> Result<u64, SinkError
     if !exists(client).await? {
         return Ok(0);
     }
+    dead_letter::delete_all(client, project).await?;
     let done = client.execute("DELETE FROM trucker.checkpoint WHERE project = $1", &[&project]).await;
     done.map_err(SinkError::at("deleting the project's checkpoints"))
 }
@@ -261,10 +293,13 @@ pub async fn is_schema_spare(client: &Client, project: &str) -> Result<bool, Sin
                AND NOT EXISTS (SELECT FROM trucker.checkpoint WHERE project <> $1) \
                AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.deptype = 'n' \
                  AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid \
-                 AND NOT (d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = 'trucker.checkpoint'::regclass)) \
+                 AND NOT (d.classid = 'pg_catalog.pg_class'::regclass AND d.objid IN ('trucker.checkpoint'::regclass, \
+                   coalesce(pg_catalog.to_regclass('trucker.dead_letters'), 0), \
+                   coalesce(pg_catalog.to_regclass('trucker.dead_letters_id_seq'), 0)))) \
                FROM pg_catalog.pg_namespace n WHERE n.nspname = 'trucker'";
     let row = client.query_one(sql, &[&project]).await;
-    Ok(row.map_err(SinkError::at("looking into schema trucker"))?.get(0))
+    let is_spare: bool = row.map_err(SinkError::at("looking into schema trucker"))?.get(0);
+    Ok(is_spare && !dead_letter::has_others(client, project).await?)
 }
 
 /// Drops the checkpoint table and its schema, if no project has checkpoints there and nothing depends on them;
@@ -275,7 +310,7 @@ pub async fn drop_schema(client: &Client) -> Result<bool, SinkError> {
                DO $$ BEGIN IF EXISTS (SELECT FROM trucker.checkpoint) THEN \
                  RAISE dependent_objects_still_exist USING MESSAGE = 'another project has checkpoints there'; \
                END IF; END $$; \
-               DROP TABLE trucker.checkpoint; DROP SCHEMA trucker; COMMIT";
+               DROP TABLE IF EXISTS trucker.dead_letters; DROP TABLE trucker.checkpoint; DROP SCHEMA trucker; COMMIT";
     let Err(error) = client.batch_execute(sql).await else { return Ok(true) };
     client.batch_execute("ROLLBACK").await.ok();
     if error.code() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) {

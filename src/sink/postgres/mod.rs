@@ -2,7 +2,10 @@
 
 pub mod checkpoint;
 pub mod copy;
+pub mod dead_letter;
 mod error;
+pub mod failure;
+pub mod request;
 mod statement;
 mod writer;
 

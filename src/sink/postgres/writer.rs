@@ -9,7 +9,9 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 use super::checkpoint::{self, CheckpointKey};
+use super::dead_letter::{self, DeadLetter};
 use super::error::SinkError;
+use super::request::Request;
 use super::statement::{Shape, Target};
 use crate::change::{Cell, Lsn, Tuple};
 use crate::checkpoint::Seam;
@@ -92,11 +94,16 @@ impl Writer {
     }
 
     /// Moves the checkpoint and commits. Where the answer to COMMIT is lost, nobody knows whether it was done: the
-    /// error is transient, and who goes on reads the checkpoint first.
-    pub async fn commit(&mut self, loaded_lsn: Lsn, seam: Option<Seam>) -> Result<(), SinkError> {
+    /// error is transient, and who goes on reads the checkpoint first. `done` is the request that this fulfils.
+    pub async fn commit(
+        &mut self,
+        loaded_lsn: Lsn,
+        seam: Option<Seam>,
+        done: Option<&Request>,
+    ) -> Result<(), SinkError> {
         self.begin().await?;
         let (from, epoch) = (self.loaded_lsn, self.epoch);
-        checkpoint::advance(self.client(), &self.key, epoch, from, loaded_lsn, seam.as_ref()).await?;
+        checkpoint::advance(self.client(), &self.key, epoch, from, loaded_lsn, seam.as_ref(), done).await?;
         self.client().batch_execute("COMMIT").await.map_err(SinkError::at("committing"))?;
         self.is_open = false;
         self.loaded_lsn = Some(loaded_lsn);
@@ -121,6 +128,35 @@ impl Writer {
             self.client().batch_execute("ROLLBACK").await.map_err(SinkError::at("rolling back"))?;
         }
         Ok(())
+    }
+
+    /// Marks the place in the transaction that [`undo`](Self::undo) goes back to.
+    pub async fn mark(&mut self) -> Result<(), SinkError> {
+        self.begin().await?;
+        self.client()
+            .batch_execute("SAVEPOINT trucker_trial")
+            .await
+            .map_err(SinkError::at("setting a savepoint"))
+    }
+
+    /// Undoes what was done since the mark.
+    pub async fn undo(&mut self) -> Result<(), SinkError> {
+        // A temporary table that was made since then goes with it.
+        self.loading = None;
+        let sql = "ROLLBACK TO SAVEPOINT trucker_trial";
+        self.client().batch_execute(sql).await.map_err(SinkError::at("going back to a savepoint"))
+    }
+
+    /// Forgets the mark; what was done since then stays done.
+    pub async fn keep(&mut self) -> Result<(), SinkError> {
+        let sql = "RELEASE SAVEPOINT trucker_trial";
+        self.client().batch_execute(sql).await.map_err(SinkError::at("releasing a savepoint"))
+    }
+
+    /// Records a change that isn't loaded, in the open transaction.
+    pub async fn record(&mut self, letter: &DeadLetter) -> Result<(), SinkError> {
+        self.begin().await?;
+        dead_letter::record(self.client(), &self.key, letter).await
     }
 
     /// Does these, in order, in the open transaction.

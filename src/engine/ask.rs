@@ -1,0 +1,153 @@
+//! What another process asks of a pipeline that has failed, or is to be filled anew: leaves the request where the process
+//! that runs the project finds it, and waits a moment for what becomes of it. Nobody need be running: then it is the
+//! next start that finds it.
+
+use std::time::{Duration, Instant};
+
+use super::error::{EngineError, Findings};
+use super::inspect::{Found, inspect};
+use super::prepare::define;
+use crate::change::Lsn;
+use crate::config::{Pipeline, Project};
+use crate::sink::postgres::SinkError;
+use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey};
+use crate::sink::postgres::failure::Failure;
+use crate::sink::postgres::request::{self, Asked, Request};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A pipeline, as its servers know it.
+pub struct Standing {
+    project: Project,
+    pipeline: Pipeline,
+    found: Vec<Found>,
+    checkpoint: Option<Checkpoint>,
+    /// Whether a process runs the project.
+    pub is_running: bool,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// It was done.
+    Done,
+    /// It was done, and the pipeline has failed again.
+    FailedAgain(Box<Failure>),
+    /// Nobody runs the project: the next start will do it.
+    Left,
+    /// The process that runs the project hasn't done it yet.
+    Pending,
+    /// The process that runs the project can't do it, for this reason.
+    Refused(String),
+    /// The pipeline isn't where it was any more; nothing was asked.
+    Moved,
+}
+
+/// Looks at one pipeline.
+///
+/// # Errors
+/// If no pipeline has that name, or one of its servers can't be looked at.
+pub async fn look(project: &Project, name: &str) -> Result<Standing, EngineError> {
+    let pipeline = project.pipeline(name).map_err(|p| EngineError::Files([*p].into_iter().collect()))?;
+    let is_wanted = |name: &str| pipeline.input.connection == name || pipeline.output.connection == name;
+    let (found, errors) = inspect(project, is_wanted).await;
+    if !errors.is_empty() {
+        return Err(EngineError::Servers(errors));
+    }
+    let is_running = found.iter().filter_map(|f| f.source.as_ref()).any(|source| source.is_running);
+    let mut checkpoints = found.iter().filter_map(|f| f.output.as_ref()).flat_map(|o| &o.checkpoints);
+    let checkpoint = checkpoints.find(|checkpoint| checkpoint.pipeline == name).cloned();
+    Ok(Standing { project: project.clone(), pipeline: pipeline.clone(), found, checkpoint, is_running })
+}
+
+impl Standing {
+    /// Why it stands still.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.failure.as_ref())
+    }
+
+    /// Up to where it is loaded.
+    pub fn loaded_lsn(&self) -> Option<Lsn> {
+        self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.loaded_lsn)
+    }
+
+    /// Checks the pipeline's files against its databases, as they are here and now.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub async fn check_files(&self) -> Result<(), EngineError> {
+        let find = |name: &str| self.found.iter().find(|found| found.connection.name == name);
+        let ends = find(&self.pipeline.input.connection).zip(find(&self.pipeline.output.connection));
+        let Some((source, output)) = ends else { return Ok(()) };
+        let (source, output) = ((&source.connection, &source.session), (&output.connection, &output.session));
+        let Err(error) = define(&self.project, source, output, &self.pipeline).await else { return Ok(()) };
+        let mut findings = Findings::default();
+        findings.pipeline(&self.pipeline.name, error);
+        findings.verdict()
+    }
+
+    /// Asks. What is about a failure is asked for only as long as that is the one.
+    ///
+    /// # Errors
+    /// What the output says to it.
+    pub async fn ask(&self, asked: &Asked) -> Result<Answer, EngineError> {
+        let name = &self.pipeline.output.connection;
+        let asking = self.leave(asked).await;
+        asking.map_err(|e| EngineError::server(format!("connection {name}: {e}")))
+    }
+
+    async fn leave(&self, asked: &Asked) -> Result<Answer, SinkError> {
+        let output = self.found.iter().find(|found| found.connection.name == self.pipeline.output.connection);
+        let Some(output) = output else { return Ok(Answer::Moved) };
+        let client = &output.session.client;
+        let key = CheckpointKey {
+            project: self.project.checkpoint_name().to_owned(),
+            pipeline: self.pipeline.name.clone(),
+        };
+        let about = self.failure().filter(|_| *asked != Asked::Backfill);
+        let pending = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.request.as_ref());
+        let Some(asked) = with_pending(asked, pending) else { return Ok(Answer::Moved) };
+        if !request::leave(client, &key, &asked, pending, about).await? {
+            return Ok(Answer::Moved);
+        }
+        if !self.is_running {
+            return Ok(Answer::Left);
+        }
+        // Where the transaction that failed is loaded, or left out.
+        let past = about.and_then(|failure| failure.commit_lsn.as_ref()?.parse::<Lsn>().ok());
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let Some(now) = checkpoint::fetch_one(client, &key).await? else { continue };
+            match (now.request, now.failure) {
+                (_, Some(Failure { refused: Some(reason), .. })) => return Ok(Answer::Refused(reason)),
+                (_, Some(failure)) if self.failure().is_none_or(|before| before.since != failure.since) => {
+                    return Ok(Answer::FailedAgain(Box::new(failure)));
+                }
+                (Some(_), _) | (None, Some(_)) => {}
+                (None, None) if past.is_none_or(|lsn| now.loaded_lsn.is_some_and(|loaded| loaded > lsn)) => {
+                    return Ok(Answer::Done);
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(Answer::Pending)
+    }
+}
+
+/// What to leave where a request waits already: changes of one transaction are skipped together, since it is loaded as a
+/// whole; trying again doesn't undo that. None where a backfill makes everything else needless.
+fn with_pending(asked: &Asked, pending: Option<&Request>) -> Option<Asked> {
+    match (asked, pending.map(|request| &request.asked)) {
+        (Asked::Backfill, _) | (_, None | Some(Asked::Resume)) => Some(asked.clone()),
+        (_, Some(Asked::Backfill)) => None,
+        (Asked::Resume, Some(skip)) => Some(skip.clone()),
+        (Asked::Skip { is_whole, failures }, Some(Asked::Skip { failures: before, .. })) => {
+            let commit_lsn = |failures: &[Failure]| failures.first().and_then(|f| f.commit_lsn.clone());
+            let before = if commit_lsn(before) == commit_lsn(failures) { before.as_slice() } else { &[] };
+            let failures = before.iter().chain(failures).cloned().collect();
+            Some(Asked::Skip { is_whole: *is_whole, failures })
+        }
+    }
+}

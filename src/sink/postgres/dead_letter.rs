@@ -1,0 +1,209 @@
+//! Changes that a pipeline could not load, in `trucker.dead_letters`: written in the transaction in which the checkpoint
+//! passes them, so each is there exactly once. Here, and only here, are a row's values kept: the table is in the user's
+//! own database.
+
+use tokio_postgres::Client;
+
+use super::checkpoint::CheckpointKey;
+use super::error::SinkError;
+use crate::change::{Cell, Lsn, Relation, Tuple};
+
+/// The table, and what finds a pipeline's rows in it.
+pub const TABLE: &str = "\
+CREATE TABLE IF NOT EXISTS trucker.dead_letters (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  project text NOT NULL,
+  pipeline text NOT NULL,
+  commit_lsn pg_lsn NOT NULL,
+  ordinal bigint NOT NULL,
+  xid bigint NOT NULL,
+  \"table\" text NOT NULL,
+  operation text NOT NULL,
+  old jsonb,
+  new jsonb,
+  error text NOT NULL,
+  sqlstate text,
+  file text,
+  is_skipped boolean NOT NULL,
+  recorded_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS dead_letters_pipeline ON trucker.dead_letters (project, pipeline);
+COMMENT ON TABLE trucker.dead_letters IS
+  'Changes that pipelines of trucker could not load, or were told to skip. Rows may be deleted'";
+
+/// A change that isn't loaded.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// Start of its transaction's commit record.
+    pub commit_lsn: Lsn,
+    /// Which of the pipeline's changes in the transaction, from 1.
+    pub ordinal: u64,
+    /// Its transaction.
+    pub xid: u32,
+    /// The input table.
+    pub table: String,
+    /// `insert`, `update`, `delete` or `truncate`.
+    pub operation: &'static str,
+    /// The row before, as JSON.
+    pub old: Option<String>,
+    /// The row after, as JSON.
+    pub new: Option<String>,
+    /// Why.
+    pub error: String,
+    /// The server's code.
+    pub sqlstate: Option<String>,
+    /// The SQL file.
+    pub file: Option<String>,
+    /// Somebody said so, by `trucker skip`.
+    pub is_skipped: bool,
+}
+
+/// A row as a JSON object of texts; a value that wasn't sent, since it hadn't changed, is `{"unchanged": true}`, which no
+/// value can be. Of an old row, only the columns that are sent.
+pub fn row_json(relation: &Relation, tuple: &Tuple, is_old: bool) -> String {
+    let columns = relation.columns.iter().enumerate().take(tuple.len());
+    let columns = columns.filter(|(at, _)| !is_old || relation.is_sent_in_old(*at));
+    let value = |cell: Cell<'_>| match cell {
+        Cell::Null => serde_json::Value::Null,
+        Cell::Unchanged => serde_json::json!({"unchanged": true}),
+        Cell::Text(text) => String::from_utf8_lossy(text).into_owned().into(),
+    };
+    let object: serde_json::Map<_, _> =
+        columns.map(|(at, column)| (column.name.clone(), value(tuple.cell(at)))).collect();
+    serde_json::Value::Object(object).to_string()
+}
+
+/// Text that any encoding can hold: characters beyond ASCII as `\u{…}`.
+fn in_ascii(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+}
+
+/// The same within JSON.
+pub(super) fn json_in_ascii(json: &str) -> String {
+    json.chars()
+        .map(|c| if c.is_ascii() { c.to_string() } else { format!("\\{}", c.escape_unicode()) })
+        .collect()
+}
+
+/// Whether the output refuses a text for what is in it: its encoding lacks a character.
+pub(super) fn is_about_text(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("22"))
+}
+
+/// Records a change in the transaction that is open on `client`.
+pub async fn record(client: &Client, key: &CheckpointKey, letter: &DeadLetter) -> Result<(), SinkError> {
+    let what = || "recording a change in trucker.dead_letters (needs INSERT there)".to_owned();
+    let failed = || SinkError::at(what());
+    client.batch_execute("SAVEPOINT trucker_letter").await.map_err(failed())?;
+    if let Err(error) = insert(client, key, letter).await {
+        if !is_about_text(&error) {
+            return Err(failed()(error));
+        }
+        client.batch_execute("ROLLBACK TO SAVEPOINT trucker_letter").await.map_err(failed())?;
+        let json = |json: &Option<String>| json.as_deref().map(json_in_ascii);
+        let letter = DeadLetter {
+            old: json(&letter.old),
+            new: json(&letter.new),
+            table: in_ascii(&letter.table),
+            error: in_ascii(&letter.error),
+            file: letter.file.as_deref().map(in_ascii),
+            ..letter.clone()
+        };
+        insert(client, key, &letter).await.map_err(failed())?;
+    }
+    client.batch_execute("RELEASE SAVEPOINT trucker_letter").await.map_err(failed())
+}
+
+async fn insert(
+    client: &Client,
+    key: &CheckpointKey,
+    letter: &DeadLetter,
+) -> Result<u64, tokio_postgres::Error> {
+    let sql = "INSERT INTO trucker.dead_letters (project, pipeline, commit_lsn, ordinal, xid, \"table\", operation, \
+               old, new, error, sqlstate, file, is_skipped) VALUES ($1, $2, $3::text::pg_lsn, $4, $5, $6, $7, \
+               $8::text::jsonb, $9::text::jsonb, $10, $11, $12, $13)";
+    client
+        .execute(
+            sql,
+            &[
+                &key.project,
+                &key.pipeline,
+                &letter.commit_lsn.to_string(),
+                &(letter.ordinal as i64),
+                &i64::from(letter.xid),
+                &letter.table,
+                &letter.operation,
+                &letter.old,
+                &letter.new,
+                &letter.error,
+                &letter.sqlstate,
+                &letter.file,
+                &letter.is_skipped,
+            ],
+        )
+        .await
+}
+
+async fn exists(client: &Client) -> Result<bool, SinkError> {
+    let sql = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL";
+    let row = client.query_one(sql, &[]).await.map_err(SinkError::at("looking for trucker.dead_letters"))?;
+    Ok(row.get(0))
+}
+
+/// How many there are, by pipeline.
+pub async fn count(client: &Client, project: &str) -> Result<Vec<(String, i64)>, SinkError> {
+    if !exists(client).await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT pipeline, count(*) FROM trucker.dead_letters WHERE project = $1 GROUP BY pipeline";
+    let rows =
+        client.query(sql, &[&project]).await.map_err(SinkError::at("counting trucker.dead_letters"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Whether there are any of other projects.
+pub async fn has_others(client: &Client, project: &str) -> Result<bool, SinkError> {
+    if !exists(client).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT EXISTS (SELECT FROM trucker.dead_letters WHERE project <> $1)";
+    let row = client.query_one(sql, &[&project]).await;
+    Ok(row.map_err(SinkError::at("looking into trucker.dead_letters"))?.get(0))
+}
+
+/// Deletes those of a project.
+pub async fn delete_all(client: &Client, project: &str) -> Result<(), SinkError> {
+    if !exists(client).await? {
+        return Ok(());
+    }
+    let done = client.execute("DELETE FROM trucker.dead_letters WHERE project = $1", &[&project]).await;
+    done.map(drop).map_err(SinkError::at("deleting the project's dead letters"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Column, ReplicaIdentity};
+
+    #[test]
+    fn a_value_that_was_not_sent_is_neither_null_nor_a_text() {
+        let column = |name: &str, is_identity| Column {
+            name: name.into(),
+            type_oid: 25,
+            type_modifier: -1,
+            is_identity,
+        };
+        let relation = Relation {
+            oid: 1,
+            schema: "s".into(),
+            table: "t".into(),
+            identity: ReplicaIdentity::Default,
+            columns: vec![column("id", true), column("a", false), column("b", false)],
+        };
+        let tuple: Tuple = [Cell::Text(b"1"), Cell::Null, Cell::Unchanged].into_iter().collect();
+        assert_eq!(row_json(&relation, &tuple, false), r#"{"a":null,"b":{"unchanged":true},"id":"1"}"#);
+        assert_eq!(row_json(&relation, &tuple, true), r#"{"id":"1"}"#);
+        assert_eq!(json_in_ascii(r#"{"a":"é\n"}"#), r#"{"a":"\\u{e9}\n"}"#);
+        assert_eq!(in_ascii("é\n"), "\\u{e9}\n");
+    }
+}

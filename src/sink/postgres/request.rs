@@ -1,0 +1,109 @@
+//! What a person asks of a pipeline, left beside its checkpoint: there the process that has it finds it, now or when it
+//! starts. A request goes away by comparing it with what was done, so that a later one is never lost, and in the
+//! transaction that does it, so that none is done twice.
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use super::checkpoint::CheckpointKey;
+use super::error::SinkError;
+use super::failure::Failure;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Asked {
+    /// Try again at the change that failed.
+    Resume,
+    /// Leave out the changes of these failures, one after the other of one transaction.
+    Skip {
+        /// All of the transaction.
+        is_whole: bool,
+        /// What failed.
+        failures: Vec<Failure>,
+    },
+    /// Fill the output anew.
+    Backfill,
+}
+
+/// A request as it was left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The column's text, by which it is told from another.
+    pub text: String,
+    /// What is asked for.
+    pub asked: Asked,
+}
+
+impl Request {
+    /// From the column's text; None for what only a newer version understands.
+    pub fn parse(text: String) -> Option<Self> {
+        let asked = serde_json::from_str(&text).ok()?;
+        Some(Request { text, asked })
+    }
+}
+
+/// Leaves a request in place of the one that was seen there. With `failure`, only if the pipeline still stands at that
+/// one. Whether the request was left.
+pub async fn leave(
+    client: &Client,
+    key: &CheckpointKey,
+    asked: &Asked,
+    seen: Option<&Request>,
+    failure: Option<&Failure>,
+) -> Result<bool, SinkError> {
+    let text = serde_json::to_string(asked).unwrap_or_default();
+    let sql = "UPDATE trucker.checkpoint SET request = $3::text::jsonb || \
+               pg_catalog.jsonb_build_object('at', pg_catalog.clock_timestamp()), failure = failure - 'refused' \
+               WHERE project = $1 AND pipeline = $2 AND request IS NOT DISTINCT FROM $4::text::jsonb \
+               AND ($5::text IS NULL OR failure ->> 'since' = $5)";
+    let seen = seen.map(|request| request.text.as_str());
+    let since = failure.map(|failure| failure.since.clone().unwrap_or_default());
+    let done = client.execute(sql, &[&key.project, &key.pipeline, &text, &seen, &since]).await;
+    done.map(|rows| rows == 1).map_err(SinkError::at("leaving a request beside the checkpoint"))
+}
+
+/// All requests of a project, by pipeline.
+pub async fn fetch(client: &Client, project: &str) -> Result<Vec<(String, Request)>, SinkError> {
+    let sql = "SELECT pipeline, request::text FROM trucker.checkpoint \
+               WHERE project = $1 AND request IS NOT NULL ORDER BY pipeline";
+    let rows = client.query(sql, &[&project]).await.map_err(SinkError::at("looking for requests"))?;
+    Ok(rows.iter().filter_map(|row| Some((row.get(0), Request::parse(row.get(1))?))).collect())
+}
+
+/// Takes a request away that is seen to, and with it what it was about: the pipeline tries again.
+pub async fn clear(client: &Client, key: &CheckpointKey, request: &Request) -> Result<(), SinkError> {
+    let sql = "UPDATE trucker.checkpoint SET request = NULL, failure = NULL \
+               WHERE project = $1 AND pipeline = $2 AND request = $3::text::jsonb";
+    let done = client.execute(sql, &[&key.project, &key.pipeline, &request.text]).await;
+    done.map(drop).map_err(SinkError::at("taking a request"))
+}
+
+/// Takes a request away that can't be done, and says why.
+pub async fn refuse(
+    client: &Client,
+    key: &CheckpointKey,
+    request: &Request,
+    reason: &str,
+) -> Result<(), SinkError> {
+    let sql = "UPDATE trucker.checkpoint SET request = NULL, \
+               failure = failure || pg_catalog.jsonb_build_object('refused', $4::text) \
+               WHERE project = $1 AND pipeline = $2 AND request = $3::text::jsonb";
+    let done = client.execute(sql, &[&key.project, &key.pipeline, &request.text, &reason]).await;
+    done.map(drop).map_err(SinkError::at("refusing a request"))
+}
+
+/// Forgets where a pipeline is that this process has, as it was asked to. Whether it was this process's still, and
+/// asked for still.
+pub async fn refill(
+    client: &Client,
+    key: &CheckpointKey,
+    epoch: i64,
+    request: &Request,
+) -> Result<bool, SinkError> {
+    let sql = "UPDATE trucker.checkpoint SET phase = 'backfill', loaded_lsn = NULL, seam_snapshot = NULL, \
+               seam_bound = NULL, failure = NULL, request = NULL, updated_at = pg_catalog.now() \
+               WHERE project = $1 AND pipeline = $2 AND epoch = $3 AND request = $4::text::jsonb";
+    let done = client.execute(sql, &[&key.project, &key.pipeline, &epoch, &request.text]).await;
+    done.map(|rows| rows == 1).map_err(SinkError::at("resetting the checkpoint"))
+}
