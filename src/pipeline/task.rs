@@ -222,6 +222,8 @@ impl Task {
             let Some((work, batch)) = work else { return Ok(()) };
             let span = trace::work(&batch, &self.definition, &work);
             let done = trace::observed(span, self.do_work(writer, work, &mut writing)).await;
+            // A span ends where it was last left, and its batch has long been read.
+            batch.in_scope(|| ());
             if done.inspect_err(|error| trace::fail(&batch, error))? {
                 *pause = Duration::ZERO;
             }

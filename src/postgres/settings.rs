@@ -34,7 +34,7 @@ const SETTINGS: [(&str, &str); 20] = [
     ("xmlbinary", "base64"),
     ("xmloption", "content"),
     ("client_min_messages", "warning"),
-    // Should this machine vanish, the server lets go of locks and slot within half a minute, not two hours: another process may
+    // Should this machine vanish, the server lets go of locks and slot within a minute, not two hours: another process may
     // be waiting for them. No meaning on a Unix socket.
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
