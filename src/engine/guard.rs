@@ -18,7 +18,7 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How long `--once` waits for another process to let go: a killed one's slot is free within moments.
 const ONCE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Locks the project on one source for as long as the session lives.
+/// Locks the project on one source for as long as the session lives: on the server that has the slot.
 pub struct Guard {
     connection: PostgresConnection,
     session: Session,
@@ -33,7 +33,7 @@ pub async fn take(
     is_once: bool,
     shutdown: &mut watch::Receiver<bool>,
 ) -> Result<(Guard, bool), EngineError> {
-    take_slot(&source.connection, &source.slot_name, is_once, shutdown).await
+    take_slot(source.streamed().0, &source.slot_name, is_once, shutdown).await
 }
 
 /// The same, where nothing else is known of the source.

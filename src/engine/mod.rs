@@ -12,6 +12,7 @@ pub mod guard;
 pub mod inspect;
 pub mod prepare;
 pub mod refill;
+pub mod replica;
 pub mod route;
 pub mod source;
 pub mod status;
@@ -29,7 +30,7 @@ use crate::config::Project;
 use crate::pipeline::error::Stopped;
 use crate::pipeline::state::{Phase, State};
 use crate::pipeline::task::{Attach, Task};
-use crate::postgres::catalog::fetch_lsn;
+use crate::postgres::catalog::fetch_durable_lsn;
 
 use error::EngineError;
 use guard::Guard;
@@ -155,7 +156,11 @@ impl Running {
         self.stop_sources.push(stop);
         let target = match until {
             Until::Shutdown => None,
-            Until::CaughtUp => Some(caught_up_lsn(&source).await?),
+            Until::CaughtUp => Some(
+                fetch_durable_lsn(&source.control.client)
+                    .await
+                    .map_err(EngineError::at(&source.connection.name, "asking for the WAL position"))?,
+            ),
         };
         self.targets.push(target);
         let (attach, attaching) = mpsc::channel(64);
@@ -209,9 +214,20 @@ impl Running {
         target: Option<Lsn>,
         shutdown: watch::Receiver<bool>,
     ) {
-        let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
-        let identity = source.identity.clone();
-        let task = SourceTask { connection, slot, identity, router, progress, attach, target, shutdown };
+        let (connection, slot) = (source.streamed().0.clone(), source.slot_name.clone());
+        let (identity, is_standby) = (source.identity.clone(), source.streams_from_standby());
+        let task = SourceTask {
+            connection,
+            slot,
+            identity,
+            is_standby,
+            router,
+            progress,
+            attach,
+            target,
+            shutdown,
+            vouched: None,
+        };
         self.tasks.spawn(async move { Event::Source(place, task.run().await) });
     }
 
@@ -299,19 +315,4 @@ impl Running {
             (false, _) => Ended::WithFailures,
         }
     }
-}
-
-/// Everything committed before now ends before this.
-async fn caught_up_lsn(source: &PreparedSource) -> Result<Lsn, EngineError> {
-    let failed = || EngineError::at(&source.connection.name, "asking for the WAL position");
-    let inserted = fetch_lsn(&source.control.client, "pg_current_wal_insert_lsn").await.map_err(failed())?;
-    // With synchronous_commit = off, commits are flushed a little later; the stream has them only then.
-    for _ in 0..40 {
-        let flushed = fetch_lsn(&source.control.client, "pg_current_wal_flush_lsn").await.map_err(failed())?;
-        if flushed >= inserted {
-            return Ok(flushed);
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    fetch_lsn(&source.control.client, "pg_current_wal_flush_lsn").await.map_err(failed())
 }

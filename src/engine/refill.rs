@@ -42,7 +42,7 @@ pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, 
         else {
             continue;
         };
-        let taken = guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown).await;
+        let taken = guard::take_slot(database.streamed().0, &source.slot_name, true, &mut shutdown).await;
         guards.push(taken.map_err(|error| match error {
             EngineError::Held(held) => EngineError::Held(format!(
                 "{held}. Stop it, run this command again, and start it again; nothing was changed"

@@ -15,6 +15,7 @@ pub mod effect;
 pub mod error;
 pub mod lineage;
 pub mod queue;
+mod reading;
 pub mod stage;
 pub mod state;
 pub mod task;

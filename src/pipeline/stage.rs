@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::change::{Cell, Change, Operation, Relation, Tuple};
+use crate::change::{Cell, Change, Lsn, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
@@ -21,6 +21,7 @@ use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
+use super::reading::wait_for_replica;
 
 mod emit;
 
@@ -70,6 +71,8 @@ type Answer<T> = Result<T, Overflow>;
 pub struct Part {
     /// Top-level transaction id.
     pub xid: u32,
+    /// Start of its commit record.
+    pub commit_lsn: Lsn,
     /// What happened.
     pub entry: Entry,
 }
@@ -100,6 +103,9 @@ impl Stage {
 
     /// Handles a batch: whole transactions, or a part of one.
     pub async fn process(&mut self, parts: Vec<Part>) -> Checked<()> {
+        if let Some(last) = parts.iter().map(|part| part.commit_lsn).max() {
+            wait_for_replica(&self.definition, &self.session, last).await?;
+        }
         let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
         for part in parts {
             match part.entry {
@@ -241,10 +247,15 @@ impl Stage {
     }
 
     async fn begin_snapshot(&self, changes: &[(u32, Arc<Change>)]) -> Checked<()> {
+        let failed = || PipelineError::source("opening a snapshot");
+        if self.definition.source.replica.is_some() {
+            // What the batch brought is there already.
+            return visibility::begin_on_standby(&self.session.client).await.map_err(failed());
+        }
         let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
         let xids: Vec<u32> = xids.into_iter().collect();
         let begun = visibility::begin_after(&self.session.client, &xids).await;
-        begun.map_err(PipelineError::source("opening a snapshot"))
+        begun.map_err(failed())
     }
 
     async fn end_snapshot(&self) -> Checked<()> {
