@@ -47,8 +47,9 @@ impl Pair {
         Some(Pair { s, ..pair })
     }
 
-    /// Waits until the standby has the slot in a state that survives promotion.
+    /// Waits until the standby has the slot in a state that survives promotion, which takes somebody who reads it.
     fn until_slot_is_ready(&self) {
+        let trucker = self.s.run();
         let session = Session::try_connect(self.standby.port(), "postgres").unwrap();
         let sql = "SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary AND invalidation_reason IS NULL";
         let is_ready = || {
@@ -57,6 +58,7 @@ impl Pair {
             session.try_rows(sql).unwrap()[0][0].as_deref() == Some("1")
         };
         assert!(eventually(3 * PATIENCE, is_ready), "the slot never came to the standby");
+        trucker.terminate();
     }
 }
 
@@ -140,9 +142,9 @@ fn what_no_standby_has_is_not_loaded_where_the_server_is_told_to_wait() {
     let settings = ServerOptions::default().set("synchronized_standby_slots", "standby");
     let Some(pair) = Pair::with_failover_slot(settings) else { return };
     let pair = Pair { s: pair.s.tables(T).copies("t"), ..pair };
-    let mut trucker = pair.s.run();
-    pair.s.until_following(&mut trucker, 1);
     pair.until_slot_is_ready();
+    let mut trucker = pair.s.run();
+    trucker.until_said("\"running\"");
     let Pair { mut s, mut standby, mut primary } = pair;
     standby.stop(StopMode::Fast).unwrap();
     s.source.execute("INSERT INTO t SELECT generate_series(1, 200)");

@@ -31,6 +31,8 @@ impl World {
         session.execute("SELECT pg_create_physical_replication_slot('standby', true)");
         let standby = primary.start_standby(&options.set("primary_slot_name", "standby")).unwrap();
         let s = Scenario::between(primary.port(), output_server().port()).replica(standby.port());
+        let has_database = || Session::try_connect(standby.port(), &s.source.name).is_ok();
+        assert!(eventually(PATIENCE, has_database), "the standby doesn't follow");
         World { s, standby, primary }
     }
 
@@ -185,6 +187,29 @@ fn rows_written_during_the_start_come_exactly_once_from_the_replica() {
 }
 
 #[test]
+fn a_pipeline_filled_again_and_again_under_load_has_every_row_once() {
+    let w = World::new().map(copy_and_append);
+    let s = &w.s;
+    s.source.execute("INSERT INTO t (v) SELECT i FROM generate_series(1, 500) i");
+    s.once();
+    let dir = s.dir();
+    for round in 0..if is_soak() { 150 } else { 5 } {
+        s.output.execute("TRUNCATE log");
+        let refill = s.start(&["backfill", "--dir", dir.to_str().unwrap(), "log"]).wait();
+        assert_eq!(refill.code, Some(0), "{}", refill.text());
+        with_writers(s, 100 + round, || {
+            let mut trucker = s.run();
+            s.until_following(&mut trucker, 2);
+            trucker.terminate();
+        });
+        s.once();
+        assert_handed_over(s);
+        s.source.execute("DELETE FROM t WHERE id % 4 <> 0; INSERT INTO t (v) VALUES (0)");
+        s.once();
+    }
+}
+
+#[test]
 fn a_pipeline_added_later_is_filled_from_the_replica_while_the_first_goes_on() {
     let w = World::new().map(|s| {
         s.on_source("CREATE TABLE t (id bigserial PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY)")
@@ -306,6 +331,9 @@ fn a_replica_of_another_server_or_none_at_all_is_refused() {
     let primary = super::harness::source_server();
     for (port, said) in [(other.port(), "another database cluster"), (primary.port(), "is no standby")] {
         let s = Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY)").copies("t").replica(port);
+        if port == other.port() {
+            Database::create(port, &s.source.name);
+        }
         let text = s.once_fails(4);
         assert!(text.contains(said), "{text}");
         s.assert_nothing_created();
@@ -380,7 +408,8 @@ fn a_slot_that_the_replica_lost_is_refused_with_what_to_do() {
     assert!(said.contains("hot_standby_feedback is off"), "{said}");
     // Rows of the catalog that the slot still needs are removed.
     let lost = || {
-        s.source.execute("CREATE TABLE tmp (id int); DROP TABLE tmp");
+        s.source.execute("CREATE TABLE tmp (id int)");
+        s.source.execute("DROP TABLE tmp");
         s.source.execute("VACUUM pg_catalog.pg_class");
         let session = Session::try_connect(w.standby.port(), "postgres").unwrap();
         session.try_rows("SELECT wal_status FROM pg_replication_slots").unwrap()[0][0].as_deref()

@@ -107,7 +107,7 @@ impl Scenario {
     pub fn source_moves_to(&mut self, port: u16) {
         let yml =
             self.project_file().replacen(&format!("port: {}", self.source.port), &format!("port: {port}"), 1);
-        let kept = yml.lines().filter(|line| !line.contains("replica_"));
+        let kept = yml.lines().filter(|line| !line.trim_start().starts_with("replica_"));
         self.file("trucker.yml", &kept.map(|line| format!("{line}\n")).collect::<String>());
         self.source.move_to(port);
     }
