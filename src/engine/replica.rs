@@ -179,3 +179,35 @@ pub async fn wait_for_publication(source: &PreparedSource) -> Result<(), EngineE
         tokio::time::sleep(PAUSE).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(system: &str, timeline: u32, is_standby: bool) -> Standing {
+        let identity = ServerIdentity {
+            system_identifier: system.to_owned(),
+            timeline,
+            flush_lsn: crate::change::Lsn::ZERO,
+        };
+        Standing { identity, is_standby }
+    }
+
+    #[test]
+    fn only_a_standby_of_the_same_cluster_and_timeline_will_do() {
+        let main = standing("7", 2, false).identity;
+        for (found, said) in [
+            (standing("7", 2, true), None),
+            (standing("8", 2, true), Some("another database cluster")),
+            (standing("8", 2, false), Some("another database cluster")),
+            (standing("7", 2, false), Some("is no standby")),
+            (standing("7", 3, false), Some("is no standby")),
+            (standing("7", 1, true), Some("parted at a failover")),
+            (standing("7", 3, true), Some("parted at a failover")),
+        ] {
+            let problem = foreign("db's replica", &found, &main);
+            assert_eq!(problem.is_some(), said.is_some(), "{found:?}");
+            assert!(problem.unwrap_or_default().contains(said.unwrap_or_default()), "{found:?}");
+        }
+    }
+}

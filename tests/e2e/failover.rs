@@ -123,9 +123,11 @@ fn after_a_failover_that_lost_nothing_it_goes_on_exactly() {
     begin(&pair.s);
     pair.until_slot_is_ready();
     let Pair { mut s, standby, mut primary } = pair;
-    let mut trucker = s.run();
-    check_under_load(&s, &mut Random::seeded(90), |_| let_work(&s, &mut trucker, 200));
-    trucker.terminate();
+    check_under_load(&s, &mut Random::seeded(90), |_| {
+        let mut trucker = s.run();
+        let_work(&s, &mut trucker, 200);
+        trucker.terminate();
+    });
     primary.kill9();
     standby.promote().unwrap();
     s.source_moves_to(standby.port());

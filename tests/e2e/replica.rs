@@ -8,7 +8,7 @@ use trucker::sandbox::{PostgresServer, ServerOptions, StopMode};
 use super::exactly_once::{begin, check_under_load, copy_and_log, kills, let_work};
 use super::handover::{assert_handed_over, copy_and_append, with_writers};
 use super::harness::{
-    Database, PATIENCE, Random, Scenario, Session, config, eventually, holds_for, output_server,
+    Database, PATIENCE, Random, Scenario, Session, config, eventually, holds_for, is_soak, output_server,
     private_server,
 };
 
@@ -327,20 +327,27 @@ fn a_conflict_of_the_replicas_recovery_is_tried_again() {
 
 #[test]
 fn a_replica_of_another_server_or_none_at_all_is_refused() {
-    let other = private_server(ServerOptions::default());
-    let primary = super::harness::source_server();
-    for (port, said) in [(other.port(), "another database cluster"), (primary.port(), "is no standby")] {
-        let s = Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY)").copies("t").replica(port);
-        if port == other.port() {
-            Database::create(port, &s.source.name);
-        }
+    let mut other = private_server(ServerOptions::default());
+    let primary = private_server(ServerOptions::default());
+    let s = Scenario::between(primary.port(), output_server().port());
+    let s = s.tables("CREATE TABLE t (id int PRIMARY KEY)").copies("t");
+    let yml = s.project_file();
+    let refused = |port: u16, said: &str| {
+        let keys = format!("replica_host: 127.0.0.1\n    replica_port: {port}\n    sslmode");
+        s.file("trucker.yml", &yml.replacen("sslmode", &keys, 1));
         let text = s.once_fails(4);
         assert!(text.contains(said), "{text}");
         s.assert_nothing_created();
+    };
+    refused(1, "source's replica");
+    refused(primary.port(), "is no standby");
+    // Servers of these tests share their system identifier, as copies do.
+    let copy = Database::create(other.port(), &s.source.name);
+    for _ in 0..5 {
+        copy.execute("SELECT pg_switch_wal(); CREATE TABLE filler (); DROP TABLE filler");
     }
-    let s = Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY)").copies("t").replica(1);
-    assert!(s.once_fails(4).contains("source's replica"));
-    s.assert_nothing_created();
+    let its_standby = other.start_standby(&ServerOptions::default()).unwrap();
+    refused(its_standby.port(), "another server's standby");
 }
 
 #[test]
