@@ -87,7 +87,7 @@ fn queries_run_on_the_replica_and_so_does_decoding_where_it_can() {
     s.once();
     s.source.execute("INSERT INTO orders VALUES (101, 1); UPDATE orders SET country = 2 WHERE id = 5; DELETE FROM orders WHERE id = 6");
     s.once();
-    s.assert_same(&format!("{ORDERS}"), "SELECT id, country FROM orders");
+    s.assert_same(ORDERS, "SELECT id, country FROM orders");
     assert_eq!(s.output.value("SELECT string_agg(DISTINCT port::text, ',') FROM orders"), port.to_string());
     let slots = |port: u16| {
         let server = Session::try_connect(port, "postgres").unwrap();
