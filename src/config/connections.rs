@@ -33,7 +33,7 @@ pub(super) enum Adapter {
 
 const ADAPTERS: [(&str, Adapter); 2] = [("postgres", Adapter::Postgres), ("clickhouse", Adapter::Clickhouse)];
 
-const POSTGRES_KEYS: [&str; 17] = [
+const POSTGRES_KEYS: [&str; 18] = [
     "name",
     "adapter",
     "host",
@@ -45,6 +45,7 @@ const POSTGRES_KEYS: [&str; 17] = [
     "ssl_root_cert",
     "ssl_cert",
     "ssl_key",
+    "failover",
     "replica_host",
     "replica_port",
     "replica_database",
@@ -177,6 +178,7 @@ fn read_postgres(settings: &Settings<'_>, name: String) -> Option<PostgresConnec
     let ssl_cert = settings.pem("ssl_cert");
     let ssl_key = settings.pem("ssl_key");
     check_key_pair(settings);
+    let failover = settings.choice("failover", &[("true", true), ("false", false)]);
     let sslmode = sslmode.and_then(|given| read_ssl_mode(settings, given, ssl_root_cert.as_ref()));
     let main = host.zip(port).zip(database).zip(user).zip(pass).and_then(|parts| {
         let ((((host, port), database), user), pass) = parts;
@@ -192,6 +194,7 @@ fn read_postgres(settings: &Settings<'_>, name: String) -> Option<PostgresConnec
             ssl_cert: ssl_cert?,
             ssl_key: ssl_key?.map(super::secret::Secret::new),
             replica: None,
+            failover: failover?.unwrap_or_default(),
         })
     });
     let replica = read_replica(settings, main.as_ref());
@@ -253,6 +256,7 @@ fn read_replica(
     let pass = settings.secret("replica_pass");
     let main = main?;
     Some(Some(Box::new(PostgresConnection {
+        name: format!("{}'s replica", main.name),
         host: host?,
         port: port?,
         database: database?.or(db?).unwrap_or_else(|| main.database.clone()),

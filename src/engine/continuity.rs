@@ -127,7 +127,7 @@ async fn continues(source: &PreparedSource, checkpoint: &Checkpoint) -> Result<O
         )));
     }
     if origin.timeline != identity.timeline {
-        let switched = fetch_switch_point(&source.connection, origin.timeline, identity.timeline).await?;
+        let switched = fetch_switch_point(source.streamed().0, origin.timeline, identity.timeline).await?;
         if switched.is_none_or(|lsn| loaded > lsn) {
             return Ok(Some(format!(
                 "connection {connection}: the server is on timeline {} now, and pipeline {pipeline} has loaded up to {loaded} \

@@ -3,10 +3,11 @@
 
 use super::error::EngineError;
 use super::prepare::{PreparedProject, PreparedSource};
+use super::replica;
 use crate::change::Lsn;
 use crate::postgres::catalog::Table;
 use crate::sink::postgres::checkpoint::{self, CheckpointKey};
-use crate::source::{publication, slot};
+use crate::source::{publication, slot, standby};
 
 /// Creates what is missing.
 pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
@@ -17,6 +18,7 @@ pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
     retire_orphans(project).await?;
     for source in &mut project.sources {
         ensure_publication(source).await?;
+        replica::wait_for_publication(source).await?;
         ensure_slot(source).await?;
     }
     Ok(())
@@ -84,15 +86,29 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
 }
 
 async fn ensure_slot(source: &mut PreparedSource) -> Result<(), EngineError> {
-    let (client, name) = (&source.control.client, source.slot_name.as_str());
-    if source.slot.is_none() {
-        let lsn = slot::create(client, &source.observer.client, name).await;
-        let lsn = lsn.map_err(EngineError::at(&source.connection.name, "creating the replication slot"))?;
-        tracing::info!(event = "slot_created", connection = %source.connection.name, slot = name, at = %lsn,
-            "created replication slot {name}");
+    let ((connection, session), name) = (source.streamed(), source.slot_name.as_str());
+    let (client, observer) = (&session.client, &source.observer.client);
+    let wants_failover = source.connection.failover;
+    match &source.slot {
+        None => {
+            let lsn = if source.streams_from_standby() {
+                standby::create_slot(client, &source.connection, observer, name).await
+            } else {
+                slot::create(client, observer, name, wants_failover).await
+            };
+            let lsn = lsn.map_err(EngineError::at(&connection.name, "creating the replication slot"))?;
+            tracing::info!(event = "slot_created", connection = %connection.name, slot = name, at = %lsn,
+                "created replication slot {name}");
+        }
+        Some(slot) if wants_failover && !slot.is_failover => {
+            let altered = slot::make_failover(connection, name).await;
+            altered.map_err(|e| EngineError::server(format!("connection {}: {e}", connection.name)))?;
+        }
+        Some(_) => {}
     }
-    let found = slot::fetch(client, source.control.server_version, name).await;
-    source.slot = found.map_err(EngineError::at(&source.connection.name, "reading slots"))?;
+    let found = slot::fetch(client, session.server_version, name).await;
+    let found = found.map_err(EngineError::at(&connection.name, "reading slots"))?;
+    source.slot = found;
     Ok(())
 }
 

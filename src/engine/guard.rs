@@ -10,7 +10,7 @@ use super::error::EngineError;
 use super::health::SourceHealth;
 use super::prepare::PreparedSource;
 use crate::config::PostgresConnection;
-use crate::postgres::catalog::fetch_lsn;
+use crate::postgres::catalog::fetch_wal_end;
 use crate::postgres::{Purpose, Session, connect};
 use crate::source::publication::{self, Publication};
 use crate::source::slot;
@@ -20,7 +20,7 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How long `--once` waits for another process to let go: a killed one's slot is free within moments.
 const ONCE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Locks the project on one source for as long as the session lives.
+/// Locks the project on one source for as long as the session lives: on the server that has the slot.
 pub struct Guard {
     connection: PostgresConnection,
     session: Session,
@@ -37,7 +37,7 @@ pub async fn take(
     shutdown: &mut watch::Receiver<bool>,
     waits: &(dyn Fn() + Sync),
 ) -> Result<(Guard, bool), EngineError> {
-    take_slot(&source.connection, &source.slot_name, is_once, shutdown, waits).await
+    take_slot(source.streamed().0, &source.slot_name, is_once, shutdown, waits).await
 }
 
 /// The same, where nothing else is known of the source.
@@ -111,7 +111,7 @@ impl Guard {
     async fn look_at_slot(&self, health: &SourceHealth) {
         let client = &self.session.client;
         let looked = async {
-            let wal_lsn = fetch_lsn(client, "pg_current_wal_lsn").await?;
+            let wal_lsn = fetch_wal_end(client).await?;
             Ok::<_, tokio_postgres::Error>((wal_lsn, slot::fetch_retention(client, &self.slot).await?))
         };
         if let Ok((wal_lsn, retention)) = looked.await {

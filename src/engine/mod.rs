@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod prepare;
 pub mod pulse;
 pub mod refill;
+pub mod replica;
 pub mod route;
 pub mod source;
 pub mod status;
@@ -34,7 +35,7 @@ use crate::observe::snapshot::{RunState, Snapshot};
 use crate::pipeline::error::Stopped;
 use crate::pipeline::state::{Phase, State};
 use crate::pipeline::task::{Attach, Task};
-use crate::postgres::catalog::fetch_lsn;
+use crate::postgres::catalog::fetch_durable_lsn;
 
 use error::EngineError;
 use guard::Guard;
@@ -191,7 +192,11 @@ impl Running<'_> {
         self.stop_sources.push(stop);
         let target = match self.options.until {
             Until::Shutdown => None,
-            Until::CaughtUp => Some(caught_up_lsn(&source).await?),
+            Until::CaughtUp => Some(
+                fetch_durable_lsn(&source.control.client)
+                    .await
+                    .map_err(EngineError::at(&source.connection.name, "asking for the WAL position"))?,
+            ),
         };
         self.targets.push(target);
         let (attach, attaching) = mpsc::channel(64);
@@ -251,11 +256,21 @@ impl Running<'_> {
         target: Option<Lsn>,
         shutdown: Receiver<bool>,
     ) {
-        let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
-        let identity = source.identity.clone();
-        let health = self.sources[place].health.clone();
-        let task =
-            SourceTask { connection, slot, identity, router, progress, attach, target, health, shutdown };
+        let (connection, slot) = (source.streamed().0.clone(), source.slot_name.clone());
+        let (identity, is_standby) = (source.identity.clone(), source.streams_from_standby());
+        let task = SourceTask {
+            connection,
+            slot,
+            identity,
+            is_standby,
+            router,
+            progress,
+            attach,
+            target,
+            health: self.sources[place].health.clone(),
+            shutdown,
+            vouched: None,
+        };
         self.tasks.spawn(self.pulses.beating(async move { Event::Source(place, task.run().await) }));
     }
 
@@ -352,19 +367,4 @@ impl Running<'_> {
             (false, _) => Ended::WithFailures,
         }
     }
-}
-
-/// Everything committed before now ends before this.
-async fn caught_up_lsn(source: &PreparedSource) -> Result<Lsn, EngineError> {
-    let failed = || EngineError::at(&source.connection.name, "asking for the WAL position");
-    let inserted = fetch_lsn(&source.control.client, "pg_current_wal_insert_lsn").await.map_err(failed())?;
-    // With synchronous_commit = off, commits are flushed a little later; the stream has them only then.
-    for _ in 0..40 {
-        let flushed = fetch_lsn(&source.control.client, "pg_current_wal_flush_lsn").await.map_err(failed())?;
-        if flushed >= inserted {
-            return Ok(flushed);
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    fetch_lsn(&source.control.client, "pg_current_wal_flush_lsn").await.map_err(failed())
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::{EngineError, Findings};
+use super::replica::{self, Replica};
 use crate::change::Lsn;
 use crate::config::{Connection, OnError, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
@@ -37,13 +38,15 @@ pub struct PreparedSource {
     pub control: Session,
     /// Another, to look at what the first waits for.
     pub observer: Session,
+    /// The standby, where it has one. Both sessions above are on the main server.
+    pub replica: Option<Replica>,
     /// Name of slot and publication.
     pub slot_name: String,
     /// The slot, if it exists.
     pub slot: Option<Slot>,
     /// The publication, if it exists.
     pub publication: Option<Publication>,
-    /// The cluster.
+    /// The cluster, and the history that is streamed.
     pub identity: ServerIdentity,
     /// The running server: the same for two databases of it.
     server: String,
@@ -52,6 +55,26 @@ pub struct PreparedSource {
 }
 
 impl PreparedSource {
+    /// Where queries run.
+    pub fn queried(&self) -> &Session {
+        self.replica.as_ref().map_or(&self.control, |replica| &replica.session)
+    }
+
+    /// Where slot and stream are.
+    pub fn streamed(&self) -> (&PostgresConnection, &Session) {
+        match &self.replica {
+            Some(replica) if self.streams_from_standby() => (&replica.connection, &replica.session),
+            _ => (&self.connection, &self.control),
+        }
+    }
+
+    /// Whether changes are decoded on the standby.
+    pub fn streams_from_standby(&self) -> bool {
+        self.replica
+            .as_ref()
+            .is_some_and(|r| self.connection.streamed(r.session.server_version) == &r.connection)
+    }
+
     /// What checkpoints are bound to.
     pub fn origin(&self) -> Origin {
         Origin {
@@ -141,11 +164,6 @@ async fn reach(
     taken: &[(String, String)],
 ) -> Result<PreparedSource, EngineError> {
     let name = connection.name.as_str();
-    if connection.replica.is_some() {
-        return Err(EngineError::server(format!(
-            "connection {name}: reading from a replica (replica_host) isn't there yet"
-        )));
-    }
     let control = connect(connection, Purpose::Control).await?;
     let observer = connect(connection, Purpose::Control).await?;
     let version = control.server_version;
@@ -177,9 +195,15 @@ async fn reach(
     let row = client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking which server it is"))?;
     let server = format!("{} {}", identity.system_identifier, row.get::<_, String>(0));
     let is_taken = |name: &str| taken.iter().any(|(id, slot)| *id == server && slot == name);
-    let slot_name = slot_name(client, version, connection, project, is_taken).await?;
-    let slot =
-        slot::fetch(client, version, &slot_name).await.map_err(EngineError::at(name, "reading slots"))?;
+    let replica = replica::reach(connection, &control, &identity).await?;
+    let streamed = connection.streamed(version);
+    let on_standby = replica.as_ref().filter(|replica| replica.connection == *streamed);
+    let slots = on_standby.map_or(client, |replica| &replica.session.client);
+    let slot_name = slot_name(slots, version, streamed, project, is_taken).await?;
+    let slot = slot::fetch(slots, version, &slot_name)
+        .await
+        .map_err(EngineError::at(&streamed.name, "reading slots"))?;
+    check_failover(connection, &control).await?;
     let publication = publication::fetch(client, version, &slot_name)
         .await
         .map_err(EngineError::at(name, "reading publications"))?;
@@ -187,6 +211,7 @@ async fn reach(
         connection: connection.clone(),
         control,
         observer,
+        replica,
         slot_name,
         slot,
         publication,
@@ -195,6 +220,38 @@ async fn reach(
         pipelines: Vec::new(),
     };
     Ok(source)
+}
+
+/// Whether the slot can be carried over to standbys, where that was asked for.
+async fn check_failover(connection: &PostgresConnection, control: &Session) -> Result<(), EngineError> {
+    let (name, version) = (connection.name.as_str(), control.server_version);
+    if !connection.failover {
+        return Ok(());
+    }
+    if version < 170_000 {
+        return Err(EngineError::server(format!(
+            "connection {name}: `failover: true` needs Postgres 17 or later, and this is {}. Take it away: after a failover \
+             every pipeline is then filled anew",
+            version / 10_000
+        )));
+    }
+    if connection.replica.is_some() {
+        return Err(EngineError::server(format!(
+            "connection {name}: `failover: true` and `replica_host` exclude each other: a slot on a standby can't be carried over \
+             to another server. Take one of them away"
+        )));
+    }
+    let sql = "SELECT pg_catalog.current_setting('synchronized_standby_slots', true)";
+    let row =
+        control.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for settings"))?;
+    if row.get::<_, Option<&str>>(0).unwrap_or_default().is_empty() {
+        tracing::warn!(
+            event = "failover_settings",
+            "connection {name}: synchronized_standby_slots is empty, so trucker may be sent changes that no standby has yet: \
+             after a failover that loses them, pipelines have to be filled anew. Name the standbys' physical slots there"
+        );
+    }
+    Ok(())
 }
 
 /// Slots are the cluster's, not the database's: a second database of the same cluster needs a name of its own.
@@ -238,29 +295,30 @@ async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Res
                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
                pg_catalog.quote_ident(pg_catalog.current_database()) \
                FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
-    let row = source
-        .control
-        .client
-        .query_one(sql, &[])
-        .await
-        .map_err(EngineError::at(name, "asking for rights"))?;
-    let role: String = row.get(1);
-    if !row.get::<_, bool>(0) {
-        findings.server(format!(
-            "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
-        ));
-    }
-    if source.slot.is_none() && row.get(2) {
-        findings.server(format!(
-            "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
-             one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
-        ));
-    }
-    if source.publication.is_none() && !row.get::<_, bool>(3) {
-        let database: String = row.get(4);
-        findings.server(format!(
-            "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
-        ));
+    let mut asked = vec![(name, &source.control)];
+    asked.extend(source.replica.as_ref().map(|replica| (replica.connection.name.as_str(), &replica.session)));
+    for (name, session) in asked {
+        let row =
+            session.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for rights"))?;
+        let role: String = row.get(1);
+        if !row.get::<_, bool>(0) {
+            findings.server(format!(
+                "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
+            ));
+        }
+        let has_slot = source.slot.is_some() || name != source.streamed().0.name;
+        if !has_slot && row.get(2) {
+            findings.server(format!(
+                "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
+                 one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
+            ));
+        }
+        if name == source.connection.name && source.publication.is_none() && !row.get::<_, bool>(3) {
+            let database: String = row.get(4);
+            findings.server(format!(
+                "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
+            ));
+        }
     }
     Ok(())
 }
@@ -307,18 +365,19 @@ async fn check_pipeline(
     };
     let definition = Definition::check(
         Arc::new(pipeline.clone()),
-        (&source.connection, &source.control.client),
+        (&source.connection, &source.queried().client),
         (output.0, &output.1.client),
         key.clone(),
         is_only_writer,
     )
     .await?;
-    let types = definition.types(&source.control.client).await?;
+    let queried = source.queried();
+    let types = definition.types(&queried.client).await?;
     for table in &definition.tables {
         let relation = Arc::new(table.relation());
-        Compiled::new(&definition, &source.control.client, &types, &relation).await?;
+        Compiled::new(&definition, &queried.client, &types, &relation).await?;
     }
-    backfill::check(&definition, &source.control, &types).await?;
+    backfill::check(&definition, queried, &types).await?;
     let all = checkpoint::fetch_all(&output.1.client, name).await?;
     let found = all.into_iter().find(|c| c.pipeline == pipeline.name && c.loaded_lsn.is_some());
     Ok(Prepared { definition: Arc::new(definition), checkpoint: found })

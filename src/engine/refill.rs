@@ -43,7 +43,7 @@ pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, 
             continue;
         };
         let taken =
-            guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown, &|| {}).await;
+            guard::take_slot(database.streamed().0, &source.slot_name, true, &mut shutdown, &|| {}).await;
         guards.push(taken.map_err(|error| match error {
             EngineError::Held(held) => EngineError::Held(format!(
                 "{held}. Stop it, run this command again, and start it again; nothing was changed"

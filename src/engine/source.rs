@@ -4,6 +4,9 @@
 //! back at its checkpoint. Who comes back further behind than the stream is makes it start again from there, between
 //! two transactions; the others skip what they have. So there is one slot and one stream, and no pipeline waits for
 //! another that is in trouble.
+//!
+//! A stream from a standby goes on through a promotion without a word. So there, nothing is handed on as committed before
+//! the standby has said that it is still one, on the timeline that it was on, and has replayed that far (`vouch`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +22,9 @@ use crate::config::PostgresConnection;
 use crate::pipeline::task::{Attach, ended};
 use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
 use crate::postgres::{Purpose, connect, error};
-use crate::source::assemble::{AssembleError, Assembler};
+use crate::source::assemble::{AssembleError, Assembler, Step};
 use crate::source::slot;
+use crate::source::standby::{Standby, Standing};
 use crate::source::stream::{Frame, ReplicationStream, StreamError};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -45,9 +49,19 @@ pub enum SourceError {
          Start over: trucker teardown, then trucker run"
     )]
     NoPublication(String),
+    /// The standby that is streamed from takes writes of its own.
+    #[error(
+        "connection {0}: it was promoted: what is written there from now on may not be what the main server has. If it has \
+         become the main server, name it as `host` and take `replica_host` away: trucker then goes on exactly where it is. Else \
+         name another standby"
+    )]
+    Promoted(String),
     /// The server is not the one that it was.
     #[error("the source is not what it was: {0}. Start trucker again to see whether its pipelines can go on")]
     Replaced(String),
+    /// A standby has started again, and hasn't come as far as it was.
+    #[error("the standby has replayed up to {0} so far, and changes from {1} on are needed")]
+    Behind(Lsn, Lsn),
     /// It could not be asked who it is.
     #[error("asking the source who it is: {}", error::describe(.0))]
     Asking(#[source] tokio_postgres::Error),
@@ -60,9 +74,12 @@ impl SourceError {
     fn is_transient(&self) -> bool {
         match self {
             SourceError::Stream(error) => error.is_transient(),
-            SourceError::ShuttingDown => true,
+            SourceError::ShuttingDown | SourceError::Behind(..) => true,
             SourceError::Asking(error) => error::is_transient(error),
-            SourceError::Assemble(_) | SourceError::NoPublication(_) | SourceError::Replaced(_) => false,
+            SourceError::Assemble(_)
+            | SourceError::NoPublication(_)
+            | SourceError::Promoted(_)
+            | SourceError::Replaced(_) => false,
         }
     }
 }
@@ -75,6 +92,8 @@ pub struct SourceTask {
     pub slot: String,
     /// The server as it was at the start.
     pub identity: ServerIdentity,
+    /// Whether it is a standby.
+    pub is_standby: bool,
     /// Who reads what.
     pub router: Router,
     /// What its pipelines have loaded.
@@ -87,6 +106,8 @@ pub struct SourceTask {
     pub health: Arc<SourceHealth>,
     /// Turns true when the pipelines have ended.
     pub shutdown: watch::Receiver<bool>,
+    /// Whom to ask about a standby, and up to where it was seen to be one. None on a main server.
+    pub vouched: Option<(Standby, Lsn)>,
 }
 
 enum Next {
@@ -134,9 +155,17 @@ impl SourceTask {
 
     /// Sees that the server is still the one that the pipelines' positions are of: before every stream, since what is
     /// behind an address may have been replaced while we were away. The server itself starts wherever it is told to.
-    async fn verify(&self, from: Lsn) -> Result<(), SourceError> {
+    async fn verify(&mut self, from: Lsn) -> Result<(), SourceError> {
         let session = connect(&self.connection, Purpose::Control).await.map_err(StreamError::from)?;
-        let now = fetch_server_identity(&session.client).await.map_err(SourceError::Asking)?;
+        let now = if self.is_standby {
+            let mut standby = Standby::connect(&self.connection).await.map_err(StreamError::from)?;
+            let standing = standby.look().await?;
+            self.see_standby(&standing)?;
+            self.vouched = Some((standby, Lsn::ZERO));
+            standing.identity
+        } else {
+            fetch_server_identity(&session.client).await.map_err(SourceError::Asking)?
+        };
         let slot = slot::fetch(&session.client, session.server_version, &self.slot)
             .await
             .map_err(SourceError::Asking)?;
@@ -151,10 +180,14 @@ impl SourceTask {
                 "it is on timeline {} now, after {}: a standby was promoted, or a backup restored",
                 now.timeline, self.identity.timeline
             )
+        } else if let Some(reason) = &slot.lost {
+            format!("replication slot {} is lost ({reason}), so changes are missing", self.slot)
         } else if confirmed > from {
             format!(
                 "its slot starts at {confirmed}, and changes from {from} on are needed: it was made anew or advanced"
             )
+        } else if from > now.flush_lsn && self.is_standby {
+            return Err(SourceError::Behind(now.flush_lsn, from));
         } else if from > now.flush_lsn {
             format!(
                 "its WAL ends at {}, and {from} was loaded from it: it was restored from a backup",
@@ -164,6 +197,38 @@ impl SourceTask {
             return Ok(());
         };
         Err(SourceError::Replaced(wrong))
+    }
+
+    /// Refuses a standby that isn't one any more, or follows another timeline by now.
+    fn see_standby(&self, standing: &Standing) -> Result<(), SourceError> {
+        if !standing.is_standby {
+            return Err(SourceError::Promoted(self.connection.name.clone()));
+        }
+        let (now, before) = (standing.identity.timeline, self.identity.timeline);
+        if now == before {
+            return Ok(());
+        }
+        Err(SourceError::Replaced(format!(
+            "its standby follows timeline {now} now, after {before}: the main server failed over"
+        )))
+    }
+
+    /// On a standby: sees that everything before `lsn` was replayed there while it was a standby on the timeline that is
+    /// known. One answer covers all that had been replayed by then, so a busy stream asks rarely.
+    async fn vouch(&mut self, lsn: Lsn) -> Result<(), SourceError> {
+        let Some((mut standby, vouched)) = self.vouched.take() else { return Ok(()) };
+        if lsn <= vouched {
+            self.vouched = Some((standby, vouched));
+            return Ok(());
+        }
+        let standing = standby.look().await?;
+        self.see_standby(&standing)?;
+        let replayed = standing.identity.flush_lsn;
+        if replayed < lsn {
+            return Err(SourceError::Behind(replayed, lsn));
+        }
+        self.vouched = Some((standby, replayed));
+        Ok(())
     }
 
     /// Waits until somebody wants changes, and answers from where; None when it is to end.
@@ -244,9 +309,13 @@ impl SourceTask {
         match frame {
             Frame::Data { payload, .. } => {
                 let step = assembler.push(&payload)?;
+                if let Step::Commit { end_lsn, .. } = step {
+                    self.vouch(end_lsn).await?;
+                }
                 self.router.route(step).await;
             }
             Frame::Keepalive { wal_end, reply_requested, .. } => {
+                self.vouch(wal_end).await?;
                 self.router.reached(wal_end);
                 // A server that shuts down asks again and again until all that it sent is confirmed.
                 self.router.advance(reply_requested || self.is_behind_target()).await;

@@ -5,6 +5,7 @@ use tokio_postgres::error::SqlState;
 use crate::change::Lsn;
 use crate::postgres::{ConnectError, error};
 use crate::sink::postgres::SinkError;
+use crate::source::stream::StreamError;
 use crate::transform::SqlProblem;
 use crate::transform::query::CompileError;
 
@@ -75,6 +76,12 @@ pub enum PipelineError {
         /// What it said before.
         told: Lsn,
     },
+    /// The standby that the SQL runs on isn't what it was, or not where it has to be.
+    #[error("{0}")]
+    Replica(String),
+    /// It couldn't be asked.
+    #[error("asking the replica who it is: {0}")]
+    Standby(#[source] StreamError),
     /// The stream broke in the middle of a transaction.
     #[error("the stream from the source broke off inside a transaction")]
     StreamBroke,
@@ -105,7 +112,9 @@ impl PipelineError {
             PipelineError::Sql { is_transient, .. } => *is_transient,
             PipelineError::Sink(error) => error.is_transient(),
             PipelineError::StreamBroke => true,
+            PipelineError::Standby(error) => error.is_transient(),
             PipelineError::Problems(_)
+            | PipelineError::Replica(_)
             | PipelineError::Rewound { .. }
             | PipelineError::Truncated { .. }
             | PipelineError::ValueGone { .. }
@@ -138,6 +147,7 @@ impl PipelineError {
             PipelineError::ValueGone { .. } => "value_gone",
             PipelineError::Input(_) => "input",
             PipelineError::Rewound { .. } => "rewound",
+            PipelineError::Replica(_) | PipelineError::Standby(_) => "replica",
             PipelineError::StreamBroke => "stream_broke",
         }
     }
@@ -154,6 +164,8 @@ impl PipelineError {
             | PipelineError::Source { .. }
             | PipelineError::Sink(_)
             | PipelineError::Input(_)
+            | PipelineError::Replica(_)
+            | PipelineError::Standby(_)
             | PipelineError::StreamBroke => None,
         }
     }

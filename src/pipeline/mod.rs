@@ -18,6 +18,7 @@ pub mod error;
 pub mod lineage;
 pub mod pending;
 pub mod queue;
+mod reading;
 pub mod stage;
 pub mod state;
 pub mod task;

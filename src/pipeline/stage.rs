@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::Span;
 
-use crate::change::{Cell, Change, Operation, Relation, Tuple};
+use crate::change::{Cell, Change, Lsn, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
@@ -24,6 +24,7 @@ use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
+use super::reading::wait_for_replica;
 use super::trace::{self, At};
 use group::{Group, run_length};
 
@@ -82,6 +83,8 @@ type Answer<T> = Result<T, Overflow>;
 pub struct Part {
     /// Top-level transaction id.
     pub xid: u32,
+    /// Start of its commit record.
+    pub commit_lsn: Lsn,
     /// What happened.
     pub entry: Entry,
 }
@@ -123,6 +126,9 @@ impl Stage {
     /// Handles a batch: whole transactions, or a part of one.
     pub async fn process(&mut self, parts: Vec<Part>) -> Checked<()> {
         self.batch = Span::current();
+        if let Some(last) = parts.iter().map(|part| part.commit_lsn).max() {
+            wait_for_replica(&self.definition, &self.session, last).await?;
+        }
         let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
         for part in parts {
             self.tally.add(&part.entry);
@@ -274,9 +280,13 @@ impl Stage {
     async fn begin_snapshot(&self, changes: &[(u32, Arc<Change>)]) -> Checked<()> {
         let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
         let xids: Vec<u32> = xids.into_iter().collect();
-        let span = self.span("BEGIN", None);
-        trace::observed(span, async {
-            let begun = visibility::begin_after(&self.session.client, &xids).await;
+        let client = &self.session.client;
+        trace::observed(self.span("BEGIN", None), async {
+            let begun = match self.definition.source.replica {
+                // What the batch brought is there already.
+                Some(_) => visibility::begin_on_standby(client).await,
+                None => visibility::begin_after(client, &xids).await,
+            };
             begun.map_err(PipelineError::source("opening a snapshot"))
         })
         .await

@@ -19,6 +19,7 @@ use super::backfill;
 use super::definition::{Checked, Definition};
 use super::error::{PipelineError, Stopped};
 use super::queue::{End, Piece, QueueReceiver, QueueSender, queue};
+use super::reading::connect_source;
 use super::stage::slow::tell_if_slow;
 use super::stage::{Part, Stage, Work};
 use super::state::{Phase, State};
@@ -127,7 +128,7 @@ impl Task {
     async fn live(&mut self, memory: &mut Memory) -> Checked<()> {
         self.state.enter(Phase::Connecting);
         let definition = self.definition.clone();
-        let source = connect(&definition.source, Purpose::Source).await?;
+        let source = connect_source(&definition, &self.origin).await?;
         let output = connect(&definition.output, Purpose::Output).await?;
         let claimed = self.claim(&output, memory).await?;
         let mut writer = Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
@@ -135,7 +136,8 @@ impl Task {
             self.state.enter(Phase::Backfill);
             let control = connect(&definition.source, Purpose::Control).await?;
             let span = trace::backfill(&definition);
-            let filling = backfill::run(&definition, &source, &control, &mut writer, &self.state.counts);
+            let (slot, counts) = (&self.origin.slot, &self.state.counts);
+            let filling = backfill::run(&definition, &source, &control, slot, &mut writer, counts);
             trace::observed(span, filling).await?;
         }
         let loaded = writer.loaded_lsn().unwrap_or_default();
@@ -323,8 +325,9 @@ async fn take(
 fn parts(pieces: &mut [Piece], position: &Position) -> Vec<Part> {
     let mut parts = Vec::new();
     for piece in pieces.iter_mut().filter(|piece| !position.has(piece)) {
-        let xid = piece.xid;
-        parts.extend(std::mem::take(&mut piece.entries).into_iter().map(|entry| Part { xid, entry }));
+        let (xid, commit_lsn) = (piece.xid, piece.commit_lsn);
+        let entries = std::mem::take(&mut piece.entries).into_iter();
+        parts.extend(entries.map(|entry| Part { xid, commit_lsn, entry }));
     }
     parts
 }

@@ -56,6 +56,10 @@ impl ServerOptions {
     }
 }
 
+/// How a standby is made: the settings beside those of any server.
+const STANDBY_SETTINGS: &[(&str, &str)] =
+    &[("hot_standby_feedback", "on"), ("wal_retrieve_retry_interval", "100ms")];
+
 /// How a server is told to stop, as pg_ctl names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopMode {
@@ -97,6 +101,45 @@ impl PostgresServer {
         server.configure(options)?;
         server.start_again()?;
         Ok(server)
+    }
+
+    /// Makes a standby of this server, which is stopped for a moment: its data folder is copied. The standby follows by
+    /// streaming and takes connections; `primary_slot_name` and more are the options' to set.
+    pub fn start_standby(&mut self, options: &ServerOptions) -> Result<Self, SandboxError> {
+        self.stop(StopMode::Fast)?;
+        let copied = self.copy();
+        self.start_again()?;
+        let mut standby = copied?;
+        let primary = format!("host=127.0.0.1 port={} user={} dbname=postgres", self.port, Self::SUPERUSER);
+        let mut of_standby = ServerOptions { password: None, ..options.clone() };
+        let settings = STANDBY_SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings = settings.chain([("primary_conninfo".to_owned(), primary)]);
+        of_standby.settings = settings.chain(options.settings.iter().cloned()).collect();
+        standby.configure(&of_standby)?;
+        standby.folder.write("data/standby.signal", "")?;
+        standby.start_again()?;
+        Ok(standby)
+    }
+
+    /// A server with a copy of this one's data, but for its replication slots, not started yet.
+    fn copy(&self) -> Result<Self, SandboxError> {
+        let folder = Folder::create()?;
+        let copy = |command: &mut Command| run("cp", command);
+        copy(folder.command(Path::new("cp")).arg("-R").arg(self.data_dir()).arg(folder.path()))?;
+        let server =
+            PostgresServer { binaries: self.binaries.clone(), port: free_port(), child: None, folder };
+        let slots = server.data_dir().join("pg_replslot");
+        let entries = fs::read_dir(&slots).map_err(SandboxError::io("cannot read", &slots))?;
+        for slot in entries.flatten() {
+            fs::remove_dir_all(slot.path()).map_err(SandboxError::io("cannot remove", slot.path()))?;
+        }
+        Ok(server)
+    }
+
+    /// Makes a standby a primary, and waits until it is.
+    pub fn promote(&self) -> Result<(), SandboxError> {
+        let seconds = PATIENCE.as_secs().to_string();
+        run("pg_ctl promote", self.pg_ctl().args(["promote", "-w", "-t", &seconds]))
     }
 
     /// TCP port at 127.0.0.1; stays the same for the server's life.
@@ -266,7 +309,7 @@ impl PostgresServer {
             // Line 1 is the pid, line 8 the state.
             let text = fs::read_to_string(&pid_file).unwrap_or_default();
             let lines: Vec<&str> = text.lines().map(str::trim).collect();
-            if lines.first() == Some(&pid.as_str()) && lines.get(7) == Some(&"ready") {
+            if lines.first() == Some(&pid.as_str()) && matches!(lines.get(7), Some(&"ready" | &"standby")) {
                 return Ok(true);
             }
             thread::sleep(Duration::from_millis(10));

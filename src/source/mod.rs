@@ -6,4 +6,5 @@ pub mod pgoutput;
 pub mod publication;
 pub mod slot;
 pub mod snapshot;
+pub mod standby;
 pub mod stream;

@@ -27,6 +27,7 @@ fn to(server: &PostgresServer, user: &str) -> PostgresConnection {
         ssl_cert: None,
         ssl_key: None,
         replica: None,
+        failover: false,
     }
 }
 

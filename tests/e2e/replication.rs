@@ -39,6 +39,7 @@ impl Source {
             ssl_cert: None,
             ssl_key: None,
             replica: None,
+            failover: false,
         };
         let control = connect(&to, Purpose::Control).await.unwrap();
         control.client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
