@@ -16,6 +16,7 @@ pub mod route;
 pub mod source;
 pub mod status;
 pub mod teardown;
+mod wiring;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -178,6 +179,7 @@ impl Running {
                 definition,
                 place,
                 origin: source.origin(),
+                published: source.marks(&pipeline.definition),
                 floor,
                 attach: attach.clone(),
                 queue_bytes,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::continuity::{START_OVER, lost};
 use super::route::Router;
 use crate::change::Lsn;
 use crate::checkpoint::Progress;
@@ -39,13 +40,16 @@ pub enum SourceError {
     Assemble(#[from] AssembleError),
     /// The publication is gone, and with it every change since.
     #[error(
-        "the server skips publication {0}: it doesn't exist any more, and changes made since aren't in the stream. \
-         Start over: trucker teardown, then trucker run"
+        "publication {0} doesn't exist, or didn't when changes were made that come next: they aren't in the stream. {start_over}",
+        start_over = START_OVER
     )]
     NoPublication(String),
     /// The server is not the one that it was.
     #[error("the source is not what it was: {0}. Start trucker again to see whether its pipelines can go on")]
     Replaced(String),
+    /// The server has invalidated the slot.
+    #[error("{0}")]
+    Lost(String),
     /// It could not be asked who it is.
     #[error("asking the source who it is: {}", error::describe(.0))]
     Asking(#[source] tokio_postgres::Error),
@@ -60,7 +64,10 @@ impl SourceError {
             SourceError::Stream(error) => error.is_transient(),
             SourceError::ShuttingDown => true,
             SourceError::Asking(error) => error::is_transient(error),
-            SourceError::Assemble(_) | SourceError::NoPublication(_) | SourceError::Replaced(_) => false,
+            SourceError::Assemble(_)
+            | SourceError::NoPublication(_)
+            | SourceError::Lost(_)
+            | SourceError::Replaced(_) => false,
         }
     }
 }
@@ -136,6 +143,9 @@ impl SourceTask {
         let Some(slot) = slot else {
             return Err(SourceError::Replaced(format!("replication slot {} is gone", self.slot)));
         };
+        if let Some(reason) = &slot.lost {
+            return Err(SourceError::Lost(lost(&self.connection.name, &self.slot, reason)));
+        }
         let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
         let wrong = if now.system_identifier != self.identity.system_identifier {
             "it is another database cluster".to_owned()
@@ -219,7 +229,7 @@ impl SourceTask {
                 }
                 frame = stream.next() => {
                     *pause = PAUSE_MIN;
-                    let frame = frame?;
+                    let frame = frame.map_err(|error| self.failed(error))?;
                     if asked.is_shutdown(&frame) {
                         *pause = PAUSE_MAX / 6;
                         return Err(SourceError::ShuttingDown);
@@ -227,6 +237,16 @@ impl SourceTask {
                     self.frame(&mut assembler, frame).await?;
                 }
             }
+        }
+    }
+
+    /// Versions before 18 end the stream at the first change that a missing publication might be about.
+    fn failed(&self, error: StreamError) -> SourceError {
+        match error {
+            StreamError::Server(said) if said.code == "42704" && said.message.contains("publication") => {
+                SourceError::NoPublication(self.slot.clone())
+            }
+            error => error.into(),
         }
     }
 

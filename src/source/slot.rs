@@ -24,6 +24,8 @@ pub struct Slot {
     pub lost: Option<String>,
     /// Ends with the session that made it.
     pub is_temporary: bool,
+    /// Sends prepared transactions before they are committed.
+    pub is_two_phase: bool,
 }
 
 /// Reads a slot; None if there is none of that name.
@@ -38,7 +40,7 @@ pub async fn fetch(
         _ => "CASE WHEN wal_status = 'lost' THEN 'wal_removed' END",
     };
     let sql = format!(
-        "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary \
+        "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary, two_phase \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1"
     );
     let row = client.query_opt(&sql, &[&name]).await?;
@@ -49,6 +51,7 @@ pub async fn fetch(
         active_pid: row.get(3),
         lost: row.get(4),
         is_temporary: row.get(5),
+        is_two_phase: row.get(6),
     }))
 }
 
