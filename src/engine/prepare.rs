@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::{EngineError, Findings};
+use super::wiring;
 use crate::change::Lsn;
 use crate::config::{Connection, OnError, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
@@ -46,7 +47,7 @@ pub struct PreparedSource {
     /// The cluster.
     pub identity: ServerIdentity,
     /// The running server: the same for two databases of it.
-    server: String,
+    pub(super) server: String,
     /// Its pipelines.
     pub pipelines: Vec<Prepared>,
 }
@@ -60,6 +61,12 @@ impl PreparedSource {
             slot: self.slot_name.clone(),
             database: self.connection.database.clone(),
         }
+    }
+
+    /// What the publication's entries of a pipeline's tables are known by.
+    pub fn marks(&self, definition: &Definition) -> Option<String> {
+        let publication = self.publication.as_ref()?;
+        Some(publication.marks(definition.tables.iter().map(|table| table.oid)))
     }
 }
 
@@ -119,6 +126,7 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
             Err(error) => return Err(error),
         }
     }
+    wiring::check(&sources, &outputs, &mut findings).await?;
     findings.verdict()?;
     Ok(PreparedProject { sources, outputs, name })
 }
@@ -236,7 +244,9 @@ async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Res
                (SELECT count(*) FROM pg_catalog.pg_replication_slots) \
                  >= pg_catalog.current_setting('max_replication_slots')::int, \
                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
-               pg_catalog.quote_ident(pg_catalog.current_database()) \
+               pg_catalog.quote_ident(pg_catalog.current_database()), \
+               pg_catalog.current_setting('max_wal_senders')::int \
+                 <= (SELECT count(*) FROM pg_catalog.pg_stat_replication) \
                FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
     let row = source
         .control
@@ -254,6 +264,13 @@ async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Res
         findings.server(format!(
             "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
              one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
+        ));
+    }
+    let is_streaming = source.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+    if !is_streaming && row.get(5) {
+        findings.server(format!(
+            "connection {name}: no walsender is left to stream from. Raise max_wal_senders (needs a restart), or end one that \
+             nobody needs: SELECT pid, application_name FROM pg_stat_replication"
         ));
     }
     if source.publication.is_none() && !row.get::<_, bool>(3) {
