@@ -7,6 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod backfill;
 mod big_transaction;
 mod commands;
 mod connections;
@@ -14,20 +15,29 @@ mod continuity;
 mod convergence;
 mod copy;
 mod demo;
+mod encodings;
 mod exactly_once;
 mod fencing;
 mod handover;
 mod identity;
 mod isolation;
 mod load;
+mod loops;
 mod many_pipelines;
 mod mistakes;
 mod names;
+mod network;
+mod output_trouble;
+mod publication;
 mod replication;
+mod restored;
+mod rights;
 mod same_database;
 mod secrets;
 mod slot;
+mod slot_lost;
 mod toast;
 mod transform;
+mod type_pairs;
 mod types;
 mod visibility;
