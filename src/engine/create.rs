@@ -77,11 +77,16 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
             }
         }
     }
+    if statements.is_empty() {
+        return Ok(());
+    }
     for sql in statements {
         tracing::info!(event = "publication", connection = %source.connection.name, "{sql}");
         let done = source.control.client.batch_execute(&sql).await;
         done.map_err(EngineError::at(&source.connection.name, "bringing the publication up to date"))?;
     }
+    let found = publication::fetch(&source.control.client, source.control.server_version, name).await;
+    source.publication = found.map_err(EngineError::at(&source.connection.name, "reading publications"))?;
     Ok(())
 }
 

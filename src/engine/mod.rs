@@ -20,6 +20,7 @@ pub mod source;
 pub mod status;
 pub mod teardown;
 pub mod watch;
+mod wiring;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -223,6 +224,7 @@ impl Running<'_> {
                 definition,
                 place,
                 origin: source.origin(),
+                published: source.marks(&pipeline.definition),
                 floor,
                 attach: attach.clone(),
                 queue_bytes,

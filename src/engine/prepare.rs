@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::error::{EngineError, Findings};
 use super::replica::{self, Replica};
+use super::wiring;
 use crate::change::Lsn;
 use crate::config::{Connection, OnError, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
@@ -49,7 +50,7 @@ pub struct PreparedSource {
     /// The cluster, and the history that is streamed.
     pub identity: ServerIdentity,
     /// The running server: the same for two databases of it.
-    server: String,
+    pub(super) server: String,
     /// Its pipelines.
     pub pipelines: Vec<Prepared>,
 }
@@ -83,6 +84,12 @@ impl PreparedSource {
             slot: self.slot_name.clone(),
             database: self.connection.database.clone(),
         }
+    }
+
+    /// What the publication's entries of a pipeline's tables are known by.
+    pub fn marks(&self, definition: &Definition) -> Option<String> {
+        let publication = self.publication.as_ref()?;
+        Some(publication.marks(definition.tables.iter().map(|table| table.oid)))
     }
 }
 
@@ -142,6 +149,7 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
             Err(error) => return Err(error),
         }
     }
+    wiring::check(&sources, &outputs, &mut findings).await?;
     findings.verdict()?;
     Ok(PreparedProject { sources, outputs, name })
 }
@@ -287,17 +295,20 @@ pub(super) async fn slot_name(
 
 /// Whether what is missing may be made: slots left, rights given.
 async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
-    let name = source.connection.name.as_str();
     let sql = "SELECT r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE m.rolname = \
                'rds_replication' AND pg_catalog.pg_has_role(m.oid, 'MEMBER')), pg_catalog.quote_ident(r.rolname), \
                (SELECT count(*) FROM pg_catalog.pg_replication_slots) \
                  >= pg_catalog.current_setting('max_replication_slots')::int, \
                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
-               pg_catalog.quote_ident(pg_catalog.current_database()) \
+               pg_catalog.quote_ident(pg_catalog.current_database()), \
+               pg_catalog.current_setting('max_wal_senders')::int \
+                 <= (SELECT count(*) FROM pg_catalog.pg_stat_replication) \
                FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
-    let mut asked = vec![(name, &source.control)];
-    asked.extend(source.replica.as_ref().map(|replica| (replica.connection.name.as_str(), &replica.session)));
-    for (name, session) in asked {
+    let is_streaming = source.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+    let mut asked = vec![(&source.connection, &source.control)];
+    asked.extend(source.replica.as_ref().map(|replica| (&replica.connection, &replica.session)));
+    for (connection, session) in asked {
+        let name = &connection.name;
         let row =
             session.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for rights"))?;
         let role: String = row.get(1);
@@ -306,14 +317,20 @@ async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Res
                 "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
             ));
         }
-        let has_slot = source.slot.is_some() || name != source.streamed().0.name;
-        if !has_slot && row.get(2) {
+        let is_streamed = *name == source.streamed().0.name;
+        if is_streamed && source.slot.is_none() && row.get(2) {
             findings.server(format!(
                 "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
                  one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
             ));
         }
-        if name == source.connection.name && source.publication.is_none() && !row.get::<_, bool>(3) {
+        if is_streamed && !is_streaming && row.get(5) {
+            findings.server(format!(
+                "connection {name}: no walsender is left to stream from. Raise max_wal_senders (needs a restart), or end one \
+                 that nobody needs: SELECT pid, application_name FROM pg_stat_replication"
+            ));
+        }
+        if *name == source.connection.name && source.publication.is_none() && !row.get::<_, bool>(3) {
             let database: String = row.get(4);
             findings.server(format!(
                 "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::continuity::{START_OVER, lost};
 use super::health::{SourceHealth, StreamState};
 use super::route::Router;
 use crate::change::Lsn;
@@ -45,8 +46,8 @@ pub enum SourceError {
     Assemble(#[from] AssembleError),
     /// The publication is gone, and with it every change since.
     #[error(
-        "the server skips publication {0}: it doesn't exist any more, and changes made since aren't in the stream. \
-         Start over: trucker teardown, then trucker run"
+        "publication {0} doesn't exist, or didn't when changes were made that come next: they aren't in the stream. {start_over}",
+        start_over = START_OVER
     )]
     NoPublication(String),
     /// The standby that is streamed from takes writes of its own.
@@ -62,6 +63,9 @@ pub enum SourceError {
     /// A standby has started again, and hasn't come as far as it was.
     #[error("the standby has replayed up to {0} so far, and changes from {1} on are needed")]
     Behind(Lsn, Lsn),
+    /// The server has invalidated the slot.
+    #[error("{0}")]
+    Lost(String),
     /// It could not be asked who it is.
     #[error("asking the source who it is: {}", error::describe(.0))]
     Asking(#[source] tokio_postgres::Error),
@@ -79,6 +83,7 @@ impl SourceError {
             SourceError::Assemble(_)
             | SourceError::NoPublication(_)
             | SourceError::Promoted(_)
+            | SourceError::Lost(_)
             | SourceError::Replaced(_) => false,
         }
     }
@@ -172,6 +177,9 @@ impl SourceTask {
         let Some(slot) = slot else {
             return Err(SourceError::Replaced(format!("replication slot {} is gone", self.slot)));
         };
+        if let Some(reason) = &slot.lost {
+            return Err(SourceError::Lost(lost(&self.connection.name, &self.slot, reason)));
+        }
         let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
         let wrong = if now.system_identifier != self.identity.system_identifier {
             "it is another database cluster".to_owned()
@@ -180,8 +188,6 @@ impl SourceTask {
                 "it is on timeline {} now, after {}: a standby was promoted, or a backup restored",
                 now.timeline, self.identity.timeline
             )
-        } else if let Some(reason) = &slot.lost {
-            format!("replication slot {} is lost ({reason}), so changes are missing", self.slot)
         } else if confirmed > from {
             format!(
                 "its slot starts at {confirmed}, and changes from {from} on are needed: it was made anew or advanced"
@@ -292,7 +298,7 @@ impl SourceTask {
                 }
                 frame = stream.next() => {
                     *pause = PAUSE_MIN;
-                    let frame = frame?;
+                    let frame = frame.map_err(|error| self.failed(error))?;
                     if asked.is_shutdown(&frame) {
                         *pause = PAUSE_MAX / 6;
                         return Err(SourceError::ShuttingDown);
@@ -302,6 +308,16 @@ impl SourceTask {
                     self.health.route(self.router.boundary());
                 }
             }
+        }
+    }
+
+    /// Versions before 18 end the stream at the first change that a missing publication might be about.
+    fn failed(&self, error: StreamError) -> SourceError {
+        match error {
+            StreamError::Server(said) if said.code == "42704" && said.message.contains("publication") => {
+                SourceError::NoPublication(self.slot.clone())
+            }
+            error => error.into(),
         }
     }
 

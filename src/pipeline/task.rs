@@ -52,6 +52,8 @@ pub struct Task {
     pub place: usize,
     /// Where its changes come from.
     pub origin: Origin,
+    /// What the publication's entries of its tables are known by.
+    pub published: Option<String>,
     /// Its word on what the slot has to keep.
     pub floor: Floor,
     /// How to join the stream.
@@ -168,6 +170,7 @@ impl Task {
                 &self.origin,
                 table.as_deref(),
                 &self.definition.input_names(),
+                self.published.as_deref(),
             )
             .await?;
             memory.epoch = Some(claimed.epoch);

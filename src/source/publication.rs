@@ -36,6 +36,14 @@ impl Publication {
     pub fn table(&self, oid: u32) -> Option<&PublishedTable> {
         self.tables.iter().find(|t| t.oid == oid)
     }
+
+    /// What tells this publication of these tables from one that was made anew, or that they were taken out of and put
+    /// back into: kept with checkpoints, since changes made in between are in no stream.
+    pub fn marks(&self, oids: impl Iterator<Item = u32>) -> String {
+        let mut entries: Vec<u32> = oids.filter_map(|oid| self.table(oid)).map(|t| t.entry_oid).collect();
+        entries.sort_unstable();
+        entries.iter().fold(self.oid.to_string(), |marks, entry| format!("{marks} {entry}"))
+    }
 }
 
 /// Reads a publication; None if there is none of that name.

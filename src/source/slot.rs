@@ -29,6 +29,8 @@ pub struct Slot {
     pub is_temporary: bool,
     /// Postgres carries it over to standbys that ask for it (17 and later).
     pub is_failover: bool,
+    /// Sends prepared transactions before they are committed.
+    pub is_two_phase: bool,
 }
 
 /// Reads a slot; None if there is none of that name.
@@ -44,7 +46,7 @@ pub async fn fetch(
     };
     let failover = if server_version >= 170_000 { "failover" } else { "false" };
     let sql = format!(
-        "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary, {failover} \
+        "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary, {failover}, two_phase \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1"
     );
     let row = client.query_opt(&sql, &[&name]).await?;
@@ -56,6 +58,7 @@ pub async fn fetch(
         lost: row.get(4),
         is_temporary: row.get(5),
         is_failover: row.get(6),
+        is_two_phase: row.get(7),
     }))
 }
 
@@ -89,8 +92,9 @@ pub async fn fetch_retention(
     }))
 }
 
-/// Creates the slot, to be carried over to standbys if `is_failover`, and answers the LSN that it starts at. Waits, however long, for the transactions that were
-/// writing when it began; dropping the future cancels it, and the server drops the half-made slot.
+/// Creates the slot, to be carried over to standbys if `is_failover`, and answers the LSN that it starts at. Waits, however
+/// long, for the transactions that were writing when it began; dropping the future cancels it, and the server drops the
+/// half-made slot.
 pub async fn create(
     client: &Client,
     other: &Client,

@@ -1,6 +1,11 @@
 //! One writer: of two processes on one project at most one makes progress, and one that was away while
 //! another took over writes nothing more.
 
+use trucker::change::Lsn;
+use trucker::config::{PostgresConnection, SslMode};
+use trucker::sandbox::PostgresServer;
+use trucker::source::stream::ReplicationStream;
+
 use super::harness::{PATIENCE, Scenario, config, eventually};
 
 fn world() -> Scenario {
@@ -87,4 +92,36 @@ fn a_process_that_was_stopped_while_another_took_over_writes_nothing() {
     drop(heir);
     s.once();
     s.assert_same("SELECT id FROM t", "SELECT id FROM log");
+}
+
+#[test]
+fn a_slot_that_something_else_reads_is_waited_for_and_its_holder_named() {
+    let s = world();
+    s.once();
+    let to = PostgresConnection {
+        name: "source".to_owned(),
+        host: "127.0.0.1".to_owned(),
+        port: s.source.port,
+        database: s.source.name.clone(),
+        user: PostgresServer::SUPERUSER.to_owned(),
+        pass: None,
+        sslmode: SslMode::Disable,
+        ssl_root_cert: None,
+        ssl_cert: None,
+        ssl_key: None,
+        replica: None,
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stream = runtime.block_on(ReplicationStream::start(&to, &s.slot(), &s.slot(), Lsn::ZERO)).unwrap();
+    let pid = s
+        .source
+        .value(&format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{}'", s.slot()));
+    s.source.execute("INSERT INTO t VALUES (1)");
+    let said = s.once_fails(5);
+    assert!(said.contains(&format!("held by process {pid} of the server's")), "{said}");
+    let mut trucker = s.run();
+    trucker.until_said("standing_by");
+    drop(stream);
+    drop(runtime);
+    s.until_same(&mut trucker, "SELECT id FROM t", "SELECT id FROM log");
 }

@@ -314,6 +314,13 @@ fn a_server_without_a_free_slot_is_told_with_the_setting() {
     assert!(finished.text().contains("max_replication_slots"), "{}", finished.text());
 }
 
+#[test]
+fn a_server_without_a_free_walsender_is_told_with_the_setting_and_keeps_no_slot() {
+    let server = private_server(ServerOptions::default().set("max_wal_senders", "0"));
+    let s = Scenario::between(server.port(), output_server().port()).tables(ORDERS).copies("orders");
+    refused(&s, &[4], &["max_wal_senders"]);
+}
+
 /// Roles belong to a whole server: named after the test's database.
 fn with_role(s: &Scenario, database: &Database, rights: &str) {
     let role = format!("{}_role", s.name);

@@ -180,13 +180,38 @@ fn a_table_dropped_and_made_again_is_not_followed_silently() {
 }
 
 #[test]
-fn a_slot_with_the_other_output_plugin_is_refused() {
+fn a_slot_of_another_kind_under_the_name_is_refused_and_left_alone() {
+    for (create, code, words) in [
+        ("SELECT pg_create_logical_replication_slot('{}', 'test_decoding')", 4, "plugin test_decoding"),
+        ("SELECT pg_create_physical_replication_slot('{}')", 4, "physical slot"),
+        // Always in use by the session that made it.
+        ("SELECT pg_create_logical_replication_slot('{}', 'pgoutput', true)", 5, "held by process"),
+        ("SELECT pg_create_logical_replication_slot('{}', 'pgoutput', false, true)", 4, "two-phase"),
+    ] {
+        let s = copy_of_t(Scenario::new());
+        let holder = s.source.session();
+        holder.execute(&create.replace("{}", &s.slot()));
+        let said = s.once_fails(code);
+        assert!(said.contains(&s.slot()) && said.contains(words), "{words}: {said}");
+        let left = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'", s.slot());
+        assert_eq!(s.source.number(&left), 1, "{words}");
+        assert_eq!(s.source.number("SELECT count(*) FROM pg_publication"), 0, "{words}");
+        let _ = holder.try_execute(&format!("SELECT pg_drop_replication_slot('{}')", s.slot()));
+    }
+}
+
+#[test]
+fn a_slot_that_was_advanced_by_hand_is_refused() {
     let s = copy_of_t(Scenario::new());
     let slot = s.slot();
-    s.source.execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')"));
-    let finished = s.run_once();
-    assert!(!matches!(finished.code, Some(0) | None), "{}", finished.text());
-    assert!(finished.text().contains(&slot), "{}", finished.text());
+    refused(
+        &s,
+        || {
+            s.source.execute("INSERT INTO t VALUES (50, 'missed'); DELETE FROM t WHERE id = 50");
+            s.source.execute(&format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())"));
+        },
+        &[&slot, "trucker backfill t"],
+    );
 }
 
 #[test]
@@ -234,4 +259,21 @@ fn a_second_pipeline_never_moves_the_slot_past_the_slowest() {
     assert!(super::harness::holds_for(std::time::Duration::from_secs(2), || !s.source.is(&passed)));
     blocker.execute("ROLLBACK");
     trucker.until("the slot moving on", || s.source.is(&passed));
+}
+
+#[test]
+fn a_source_can_stop_while_an_output_is_stuck_and_nothing_is_lost() {
+    let mut source = private_server(ServerOptions::default());
+    let s = copy_of_t(Scenario::between(source.port(), output_server().port()));
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 1);
+    let blocker = s.output.session();
+    blocker.execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE");
+    s.source.execute("INSERT INTO t VALUES (1, 'x')");
+    let started = std::time::Instant::now();
+    source.stop(StopMode::Fast).unwrap();
+    assert!(started.elapsed().as_secs() < 20, "took {:?}", started.elapsed());
+    source.start_again().unwrap();
+    blocker.execute("COMMIT");
+    s.until_table_same(&mut trucker, "t");
 }

@@ -116,6 +116,12 @@ impl Database {
         self.session = Mutex::default();
     }
 
+    /// Runs statements in the server's own database: what can't be done from within this one.
+    #[track_caller]
+    pub fn admin(&self, sql: &str) {
+        Session::try_connect(self.port, "postgres").expect("the server takes connections").execute(sql);
+    }
+
     /// Another connection, for transactions held open and for writers in threads.
     pub fn session(&self) -> Session {
         Session::try_connect(self.port, &self.name).expect("the database takes connections")

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS trucker.checkpoint (
   source_database text NOT NULL,
   output_table text,
   input_tables text,
+  published text,
   seam_snapshot text,
   seam_bound pg_lsn,
   updated_at timestamptz NOT NULL DEFAULT now(),
@@ -36,7 +37,7 @@ COMMENT ON TABLE trucker.checkpoint IS
 const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifier, timeline, slot, source_database, \
                        output_table, seam_snapshot, seam_bound::text, \
                        extract(epoch FROM pg_catalog.now() - updated_at)::float8, \
-                       input_tables";
+                       input_tables, published";
 
 /// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub struct Checkpoint {
     pub output_table: Option<String>,
     /// Its input tables, likewise.
     pub input_tables: Option<String>,
+    /// What the publication's entries of these were known by, if that was known.
+    pub published: Option<String>,
     /// What the backfill has read, until the stream has passed its bound.
     pub seam: Option<Seam>,
     /// Time since it was written last, by the output's clock.
@@ -140,6 +143,7 @@ fn checkpoint(row: &Row) -> Checkpoint {
         },
         output_table: row.get(8),
         input_tables: row.get(12),
+        published: row.get(13),
         seam: snapshot.zip(lsn(10)).map(|(snapshot, bound)| Seam { snapshot, bound }),
         // A clock that was set back is no reason to fail.
         age: Duration::try_from_secs_f64(row.get(11)).unwrap_or_default(),
@@ -153,16 +157,17 @@ pub async fn claim(
     origin: &Origin,
     output_table: Option<&str>,
     input_tables: &str,
+    published: Option<&str>,
 ) -> Result<Checkpoint, SinkError> {
     let sql = format!(
         "INSERT INTO trucker.checkpoint AS c
            (project, pipeline, epoch, phase, system_identifier, timeline, slot, source_database, output_table,
-            input_tables)
-         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7, $8)
+            input_tables, published)
+         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (project, pipeline) DO UPDATE
          SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table, input_tables = excluded.input_tables,
              system_identifier = excluded.system_identifier, slot = excluded.slot,
-             source_database = excluded.source_database,
+             source_database = excluded.source_database, published = excluded.published,
              updated_at = pg_catalog.now()
          RETURNING {COLUMNS}"
     );
@@ -179,6 +184,7 @@ pub async fn claim(
                 &origin.database,
                 &output_table,
                 &input_tables,
+                &published,
             ],
         )
         .await
