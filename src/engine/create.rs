@@ -1,14 +1,17 @@
 //! What trucker creates on servers: schema `trucker` on outputs, then a publication, then a slot, in this order. (A slot
 //! made before its publication can't decode what lies between the two.) Later starts bring the publication up to date.
 
+use tokio::sync::watch;
+
 use super::error::EngineError;
 use super::prepare::{PreparedProject, PreparedSource};
 use crate::change::Lsn;
+use crate::pipeline::task::ended;
 use crate::postgres::catalog::Table;
 use crate::sink::postgres::checkpoint::{self, CheckpointKey};
 use crate::source::{publication, slot};
 
-/// Creates what is missing.
+/// Creates what is missing, but for slots.
 pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
     for (name, session) in &project.outputs {
         let made = checkpoint::ensure_table(&session.client).await;
@@ -17,9 +20,21 @@ pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
     retire_orphans(project).await?;
     for source in &mut project.sources {
         ensure_publication(source).await?;
-        ensure_slot(source).await?;
     }
     Ok(())
+}
+
+/// Creates the slots that are missing. Answers whether they are there now: not, if it was to stop first.
+pub async fn create_slots(
+    project: &mut PreparedProject,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Result<bool, EngineError> {
+    for source in &mut project.sources {
+        if !ensure_slot(source, shutdown).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A pipeline whose folder is gone no longer holds the slot back, so its place is worth nothing: should the folder
@@ -83,17 +98,22 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
     Ok(())
 }
 
-async fn ensure_slot(source: &mut PreparedSource) -> Result<(), EngineError> {
+async fn ensure_slot(
+    source: &mut PreparedSource,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Result<bool, EngineError> {
     let (client, name) = (&source.control.client, source.slot_name.as_str());
     if source.slot.is_none() {
-        let lsn = slot::create(client, &source.observer.client, name).await;
-        let lsn = lsn.map_err(EngineError::at(&source.connection.name, "creating the replication slot"))?;
+        let created = slot::create(client, &source.observer.client, name, ended(shutdown)).await;
+        let created =
+            created.map_err(EngineError::at(&source.connection.name, "creating the replication slot"))?;
+        let Some(lsn) = created else { return Ok(false) };
         tracing::info!(event = "slot_created", connection = %source.connection.name, slot = name, at = %lsn,
             "created replication slot {name}");
     }
     let found = slot::fetch(client, source.control.server_version, name).await;
     source.slot = found.map_err(EngineError::at(&source.connection.name, "reading slots"))?;
-    Ok(())
+    Ok(true)
 }
 
 impl PreparedSource {

@@ -28,7 +28,7 @@ use crate::checkpoint::{Floor, Progress};
 use crate::config::Project;
 use crate::pipeline::error::Stopped;
 use crate::pipeline::state::{Phase, State};
-use crate::pipeline::task::{Attach, Task};
+use crate::pipeline::task::{Attach, LostTables, Task};
 use crate::postgres::catalog::fetch_lsn;
 
 use error::EngineError;
@@ -112,6 +112,9 @@ pub async fn run(
         made = create::create(&mut prepared) => made?,
         _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
     }
+    if !create::create_slots(&mut prepared, &mut shutdown).await? {
+        return Ok(Ended::Well);
+    }
     let guards = guards.into_iter().map(|(guard, _)| guard).collect();
     let mut running = start(prepared, guards, until).await?;
     running.supervise(shutdown).await;
@@ -133,11 +136,10 @@ async fn start(prepared: PreparedProject, guards: Vec<Guard>, until: Until) -> R
         is_fenced: false,
     };
     let queue_bytes = (QUEUES_BYTES / count.max(1)).max(QUEUE_BYTES_MIN);
-    for (place, guard) in guards.into_iter().enumerate() {
-        running.guards.spawn(async move { Event::Guard(place, guard.watch().await) });
-    }
-    for source in prepared.sources {
-        running.start_source(source, queue_bytes, until, stopping.clone()).await?;
+    for (place, (source, guard)) in prepared.sources.into_iter().zip(guards).enumerate() {
+        let (lose, lost) = watch::channel(LostTables::new());
+        running.guards.spawn(async move { Event::Guard(place, guard.watch(lose).await) });
+        running.start_source(source, queue_bytes, until, lost, stopping.clone()).await?;
     }
     Ok(running)
 }
@@ -148,6 +150,7 @@ impl Running {
         source: PreparedSource,
         queue_bytes: usize,
         until: Until,
+        lost: watch::Receiver<LostTables>,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), EngineError> {
         let source_place = self.stop_sources.len();
@@ -182,6 +185,7 @@ impl Running {
                 attach: attach.clone(),
                 queue_bytes,
                 state,
+                lost: lost.clone(),
                 shutdown: stopping.clone(),
             };
             self.tasks.spawn(async move { Event::Pipeline(place, task.run().await) });

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
 use crate::change::Lsn;
 
@@ -53,17 +54,32 @@ pub async fn fetch(
 }
 
 /// Creates the slot and answers the LSN that it starts at. Waits, however long, for the transactions that were
-/// writing when it began; dropping the future cancels it, and the server drops the half-made slot.
-pub async fn create(client: &Client, other: &Client, name: &str) -> Result<Lsn, tokio_postgres::Error> {
+/// writing when it began; None if `stop` came first. `other` is another session of the same server and role.
+pub async fn create(
+    client: &Client,
+    other: &Client,
+    name: &str,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0);
     let sql = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')";
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&name];
     let creation = client.query_one(sql, &params);
-    tokio::pin!(creation);
+    let lsn = |row: Row| -> Lsn { row.get::<_, String>(0).parse().unwrap_or_default() };
+    tokio::pin!(creation, stop);
     loop {
         tokio::select! {
-            row = &mut creation => return Ok(row?.get::<_, String>(0).parse().unwrap_or_default()),
+            row = &mut creation => return Ok(Some(lsn(row?))),
+            () = &mut stop => break,
             () = tokio::time::sleep(QUIET) => tell_blockers(other, "the replication slot's creation").await,
         }
+    }
+    // Only closing the connection, the server would wait on, make the slot at last, and keep WAL for nobody.
+    other.execute("SELECT pg_catalog.pg_cancel_backend($1)", &[&pid]).await?;
+    match creation.await {
+        Ok(row) => Ok(Some(lsn(row))),
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
