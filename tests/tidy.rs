@@ -309,3 +309,71 @@ fn the_modules_are_those_of_the_table() {
     known.sort_unstable();
     assert_eq!(declared, known);
 }
+
+/// The pages that say, case by case, which test proves what.
+fn pages() -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_page = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with("failures") && name.ends_with(".md")
+    };
+    files.filter(is_page).map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// `file::name` in backticks.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_name =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    quoted
+        .filter_map(|text| text.split_once("::").filter(|(file, name)| is_name(file) && is_name(name)))
+        .collect()
+}
+
+#[test]
+fn every_test_that_the_pages_name_exists() {
+    let sources = sources();
+    let is_of = |source: &&Source, file: &str| {
+        let stem = source.path.with_extension("");
+        stem.ends_with(file)
+            || stem.ends_with(format!("{file}/mod"))
+            || stem.ends_with(format!("{file}_tests"))
+    };
+    let is_there = |file: &str, name: &str| {
+        let (start, is_attribute) = (format!("fn {name}("), |line: &str| line.trim_start().starts_with("#["));
+        sources.iter().filter(|source| is_of(source, file)).any(|source| {
+            let at = source.lines.iter().position(|line| line.contains(&start));
+            at.is_some_and(|at| at > 0 && is_attribute(&source.lines[at - 1]))
+        })
+    };
+    let mut missing = Vec::new();
+    for (path, text) in pages() {
+        let named = named_tests(&text);
+        assert!(!named.is_empty(), "{} names no test", path.display());
+        let gone = named.iter().filter(|(file, name)| !is_there(file, name));
+        missing.extend(gone.map(|(file, name)| format!("{}: {file}::{name}", path.display())));
+    }
+    assert!(missing.is_empty(), "a page names tests that don't exist\n  {}", missing.join("\n  "));
+}
+
+#[test]
+fn every_case_of_the_pages_is_proved_or_not_promised() {
+    let mut open = Vec::new();
+    for (path, text) in pages() {
+        let rows = text.lines().filter(|line| line.starts_with('|') && !line.starts_with("|--"));
+        for row in rows.filter(|row| !row.starts_with("| case |")) {
+            let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+            let is_settled = cells.len() == 3
+                && (!named_tests(cells[2]).is_empty() || cells[2].trim_start().starts_with("not promised"));
+            if !is_settled {
+                open.push(format!("{}: {row}", path.display()));
+            }
+        }
+    }
+    assert!(
+        open.is_empty(),
+        "three columns; the last names a test, or begins with: not promised\n  {}",
+        open.join("\n  ")
+    );
+}
