@@ -1,15 +1,19 @@
 //! What trucker creates on servers: schema `trucker` on outputs, then a publication, then a slot, in this order. (A slot
 //! made before its publication can't decode what lies between the two.) Later starts bring the publication up to date.
 
+use tokio::sync::watch;
+
 use super::error::EngineError;
 use super::prepare::{PreparedProject, PreparedSource};
 use super::replica;
 use crate::change::Lsn;
+use crate::pipeline::task::ended;
 use crate::postgres::catalog::Table;
+use crate::postgres::{Purpose, connect};
 use crate::sink::postgres::checkpoint::{self, CheckpointKey};
 use crate::source::{publication, slot, standby};
 
-/// Creates what is missing.
+/// Creates what is missing, but for slots.
 pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
     for (name, session) in &project.outputs {
         let made = checkpoint::ensure_table(&session.client).await;
@@ -19,9 +23,21 @@ pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
     for source in &mut project.sources {
         ensure_publication(source).await?;
         replica::wait_for_publication(source).await?;
-        ensure_slot(source).await?;
     }
     Ok(())
+}
+
+/// Creates the slots that are missing. Answers whether they are there now: not, if it was to stop first.
+pub async fn create_slots(
+    project: &mut PreparedProject,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Result<bool, EngineError> {
+    for source in &mut project.sources {
+        if !ensure_slot(source, shutdown).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A pipeline whose folder is gone no longer holds the slot back, so its place is worth nothing: should the folder
@@ -90,18 +106,24 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
     Ok(())
 }
 
-async fn ensure_slot(source: &mut PreparedSource) -> Result<(), EngineError> {
+async fn ensure_slot(
+    source: &mut PreparedSource,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Result<bool, EngineError> {
     let ((connection, session), name) = (source.streamed(), source.slot_name.as_str());
     let (client, observer) = (&session.client, &source.observer.client);
     let wants_failover = source.connection.failover;
     match &source.slot {
         None => {
-            let lsn = if source.streams_from_standby() {
-                standby::create_slot(client, &source.connection, observer, name).await
+            let stop = ended(shutdown);
+            let created = if source.streams_from_standby() {
+                let other = connect(connection, Purpose::Control).await?;
+                standby::create_slot(client, &other.client, &source.connection, observer, name, stop).await
             } else {
-                slot::create(client, observer, name, wants_failover).await
+                slot::create(client, observer, observer, name, wants_failover, stop).await
             };
-            let lsn = lsn.map_err(EngineError::at(&connection.name, "creating the replication slot"))?;
+            let created = created.map_err(EngineError::at(&connection.name, "creating the replication slot"));
+            let Some(lsn) = created? else { return Ok(false) };
             tracing::info!(event = "slot_created", connection = %connection.name, slot = name, at = %lsn,
                 "created replication slot {name}");
         }
@@ -114,7 +136,7 @@ async fn ensure_slot(source: &mut PreparedSource) -> Result<(), EngineError> {
     let found = slot::fetch(client, session.server_version, name).await;
     let found = found.map_err(EngineError::at(&connection.name, "reading slots"))?;
     source.slot = found;
-    Ok(())
+    Ok(true)
 }
 
 impl PreparedSource {

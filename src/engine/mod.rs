@@ -35,7 +35,7 @@ use crate::observe::board::Board;
 use crate::observe::snapshot::{RunState, Snapshot};
 use crate::pipeline::error::Stopped;
 use crate::pipeline::state::{Phase, State};
-use crate::pipeline::task::{Attach, Task};
+use crate::pipeline::task::{Attach, LostTables, Task};
 use crate::postgres::catalog::fetch_durable_lsn;
 
 use error::EngineError;
@@ -140,6 +140,9 @@ pub async fn run(
         made = create::create(&mut prepared) => made?,
         _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
     }
+    if !create::create_slots(&mut prepared, &mut shutdown).await? {
+        return Ok(Ended::Well);
+    }
     let guards = guards.into_iter().map(|(guard, _)| guard).collect();
     let mut running = start(prepared, guards, options, board).await?;
     running.supervise(shutdown).await;
@@ -174,8 +177,9 @@ async fn start(
         let health = Arc::new(SourceHealth::default());
         let (name, slot) = (source.connection.name.clone(), source.slot_name.clone());
         running.sources.push(WatchedSource { name, slot, health: health.clone() });
-        running.start_source(source, queue_bytes, stopping.clone()).await?;
-        let watching = async move { Event::Guard(place, guard.watch(&health).await) };
+        let (lose, lost) = channel(LostTables::new());
+        running.start_source(source, queue_bytes, lost, stopping.clone()).await?;
+        let watching = async move { Event::Guard(place, guard.watch(&health, lose).await) };
         running.guards.spawn(running.pulses.beating(watching));
     }
     Ok(running)
@@ -186,6 +190,7 @@ impl Running<'_> {
         &mut self,
         source: PreparedSource,
         queue_bytes: usize,
+        lost: Receiver<LostTables>,
         stopping: Receiver<bool>,
     ) -> Result<(), EngineError> {
         let source_place = self.stop_sources.len();
@@ -230,6 +235,7 @@ impl Running<'_> {
                 queue_bytes,
                 state,
                 slow_query: self.options.slow_query,
+                lost: lost.clone(),
                 shutdown: stopping.clone(),
             };
             let running = async move { Event::Pipeline(place, task.run().await) };

@@ -185,6 +185,18 @@ impl From<CompileError> for PipelineError {
     }
 }
 
+/// Says that an input table is called otherwise.
+pub fn renamed(before: &str, now: &str) -> String {
+    format!("{before} is called {now} now")
+}
+
+/// What to do about it.
+pub fn name_back(pipeline: &str) -> String {
+    format!(
+        "Give it its name back and start again; or change config.yml and fill the pipeline anew: trucker backfill {pipeline}"
+    )
+}
+
 /// A failure, and the changes that it stands at.
 #[derive(Debug, thiserror::Error)]
 #[error("{error} (transactions committed from {first} on)")]

@@ -3,6 +3,7 @@
 //! road to every state, and the outcome of a lost COMMIT is read, never guessed. What no retry can mend stops it, and
 //! it alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::sink::postgres::{SinkError, Writer};
 
 use super::backfill;
 use super::definition::{Checked, Definition};
-use super::error::{PipelineError, Stopped};
+use super::error::{PipelineError, Stopped, name_back};
 use super::queue::{End, Piece, QueueReceiver, QueueSender, queue};
 use super::reading::connect_source;
 use super::stage::slow::tell_if_slow;
@@ -44,6 +45,18 @@ pub struct Attach {
     pub queue: QueueSender,
 }
 
+/// By OID, what befell tables of the publication.
+pub type LostTables = BTreeMap<u32, Loss>;
+
+/// Why a table's changes don't come any more, or not all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// It is called otherwise, and with it what its changes would be taken for.
+    Renamed(String),
+    /// It was dropped, taken out of the publication, or is published in part only.
+    Gap(String),
+}
+
 /// Everything that a pipeline runs with.
 pub struct Task {
     /// What it is.
@@ -64,6 +77,8 @@ pub struct Task {
     pub state: Arc<State>,
     /// How long a statement of the user's may take before it is told of.
     pub slow_query: Duration,
+    /// Input tables whose changes don't come any more.
+    pub lost: watch::Receiver<LostTables>,
     /// Turns true when it is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -84,8 +99,10 @@ impl Task {
         let mut memory = Memory::default();
         loop {
             let (mut shutdown, state) = (self.shutdown.clone(), self.state.clone());
+            let (mut lost, definition) = (self.lost.clone(), self.definition.clone());
             let outcome = tokio::select! {
                 outcome = self.live(&mut memory) => outcome,
+                error = input_lost(&mut lost, &definition) => Err(error),
                 () = ended_elsewhere(&mut shutdown, &state) => return Ok(()),
             };
             let Err(error) = outcome else { return Ok(()) };
@@ -132,6 +149,8 @@ impl Task {
         let definition = self.definition.clone();
         let source = connect_source(&definition, &self.origin).await?;
         let output = connect(&definition.output, Purpose::Output).await?;
+        let definition = Arc::new(definition.with_current_output(&output.client).await?);
+        self.definition = definition.clone();
         let claimed = self.claim(&output, memory).await?;
         let mut writer = Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
         if writer.loaded_lsn().is_none() {
@@ -341,6 +360,28 @@ async fn complete(stage: &mut Stage, position: &mut Position, end: End) -> Check
         stage.complete(end).await?;
     }
     Ok(())
+}
+
+/// Returns when an input table is lost; never, if whoever would say so is gone.
+async fn input_lost(lost: &mut watch::Receiver<LostTables>, definition: &Definition) -> PipelineError {
+    let pipeline = &definition.pipeline.name;
+    loop {
+        let found = {
+            let lost = lost.borrow_and_update();
+            definition.tables.iter().find_map(|table| lost.get(&table.oid).cloned())
+        };
+        match found {
+            Some(Loss::Renamed(why)) => {
+                return PipelineError::Input(format!("{why}. {}", name_back(pipeline)));
+            }
+            Some(Loss::Gap(why)) => {
+                let cure = format!("Fill the pipeline anew: trucker backfill {pipeline}");
+                return PipelineError::Input(format!("{why}. {cure}"));
+            }
+            None if lost.changed().await.is_err() => std::future::pending::<()>().await,
+            None => {}
+        }
+    }
 }
 
 /// Returns once the process is to end; never, if whoever would say so is gone.

@@ -3,12 +3,13 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::ident::quote_ident;
+use super::ident::{quote_ident, quote_relation};
 use crate::change::{Lsn, Relation, ReplicaIdentity};
 
 /// OIDs below this are the same in every Postgres database (FirstNormalObjectId).
 const FIRST_USER_OID: u32 = 16384;
-const TEXT_OID: u32 = 25;
+/// The type `text`.
+pub const TEXT_OID: u32 = 25;
 
 /// A type as SQL can name it whatever the search path is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +138,7 @@ impl Table {
             type_oid: c.type_name.oid,
             type_modifier: c.type_modifier,
             is_identity: is_full || c.is_identity,
+            is_later: false,
         });
         Relation {
             oid: self.oid,
@@ -214,6 +216,14 @@ pub async fn fetch_table(
         unique: unique.iter().map(unique_index).collect(),
         is_order_sensitive: row.get(4),
     }))
+}
+
+/// What a table is called now, quoted; None if it isn't there any more.
+pub async fn fetch_name(client: &Client, oid: u32) -> Result<Option<String>, tokio_postgres::Error> {
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    let row = client.query_opt(sql, &[&oid]).await?;
+    Ok(row.map(|row| quote_relation(row.get(0), row.get(1))))
 }
 
 fn column(row: &Row) -> TableColumn {

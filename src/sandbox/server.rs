@@ -46,6 +46,8 @@ pub struct ServerOptions {
     pub bin_dir: Option<PathBuf>,
     /// Major version to look for.
     pub major: Option<u32>,
+    /// Made by an initdb of its own: others of this process have one system identifier.
+    pub is_distinct: bool,
 }
 
 impl ServerOptions {
@@ -91,12 +93,13 @@ impl PostgresServer {
             })?,
             None => Binaries::find(options.major)?,
         };
-        let template = template_of(&binaries)?;
         let folder = Folder::create()?;
-        run(
-            "cp",
-            folder.command(Path::new("cp")).arg("-R").arg(template.path().join("data")).arg(folder.path()),
-        )?;
+        if options.is_distinct {
+            init(&binaries, &folder)?;
+        } else {
+            let data = template_of(&binaries)?.path().join("data");
+            run("cp", folder.command(Path::new("cp")).arg("-R").arg(data).arg(folder.path()))?;
+        }
         let mut server = PostgresServer { binaries, port: free_port(), child: None, folder };
         server.configure(options)?;
         server.start_again()?;
@@ -349,6 +352,18 @@ impl Drop for PostgresServer {
     }
 }
 
+fn init(binaries: &Binaries, folder: &Folder) -> Result<(), SandboxError> {
+    run(
+        "initdb",
+        folder
+            .command(&binaries.program("initdb"))
+            .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--username"])
+            .arg(PostgresServer::SUPERUSER)
+            .arg("--pgdata")
+            .arg(folder.path().join("data")),
+    )
+}
+
 /// A data folder fresh from initdb, made once for each process and version: copying it takes a fraction of
 /// initdb's time.
 fn template_of(binaries: &Binaries) -> Result<Arc<Folder>, SandboxError> {
@@ -359,15 +374,7 @@ fn template_of(binaries: &Binaries) -> Result<Arc<Folder>, SandboxError> {
         return Ok(template.clone());
     }
     let folder = Folder::create()?;
-    run(
-        "initdb",
-        folder
-            .command(&binaries.program("initdb"))
-            .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--username"])
-            .arg(PostgresServer::SUPERUSER)
-            .arg("--pgdata")
-            .arg(folder.path().join("data")),
-    )?;
+    init(binaries, &folder)?;
     let folder = Arc::new(folder);
     templates.insert(binaries.clone(), folder.clone());
     Ok(folder)

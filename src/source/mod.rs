@@ -2,6 +2,7 @@
 //! is told which LSN to confirm.
 
 pub mod assemble;
+pub mod partitions;
 pub mod pgoutput;
 pub mod publication;
 pub mod slot;

@@ -134,4 +134,28 @@ mod tests {
              WITH (publish_via_partition_root = true)"
         );
     }
+
+    #[test]
+    fn tables_are_added_under_a_lock_where_the_server_would_lose_open_transactions() {
+        let tables = [relation_sql("public", "a"), relation_sql("public", "b")];
+        for (version, is_locked) in [
+            (140_017, true),
+            (140_018, false),
+            (150_012, true),
+            (150_013, false),
+            (160_002, true),
+            (160_009, false),
+            (170_004, true),
+            (170_005, false),
+            (180_000, false),
+        ] {
+            let sql = add_sql(version, "p", &tables);
+            assert_eq!(
+                sql.contains("LOCK TABLE ONLY public.a, ONLY public.b IN"),
+                is_locked,
+                "{version}: {sql}"
+            );
+            assert!(sql.contains("ALTER PUBLICATION p ADD TABLE ONLY public.a, ONLY public.b"), "{sql}");
+        }
+    }
 }

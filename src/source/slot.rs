@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
 use super::stream::StreamError;
 use crate::change::Lsn;
@@ -93,32 +94,38 @@ pub async fn fetch_retention(
 }
 
 /// Creates the slot, to be carried over to standbys if `is_failover`, and answers the LSN that it starts at. Waits, however
-/// long, for the transactions that were writing when it began; dropping the future cancels it, and the server drops the
-/// half-made slot.
+/// long, for the transactions that were writing when it began, which `main`, a session of the main server, tells of; None if
+/// `stop` came first. `other` is another session of the same server and role.
 pub async fn create(
     client: &Client,
     other: &Client,
+    main: &Client,
     name: &str,
     is_failover: bool,
-) -> Result<Lsn, tokio_postgres::Error> {
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0);
     let failover = if is_failover { ", failover => true" } else { "" };
     let sql = format!(
         "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput'{failover})"
     );
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&name];
-    let row =
-        telling_blockers(other, "the replication slot's creation", client.query_one(&sql, &params)).await?;
-    Ok(row.get::<_, String>(0).parse().unwrap_or_default())
-}
-
-/// Waits for `work`, and says from time to time which open transactions it seems to wait for.
-async fn telling_blockers<T>(other: &Client, waiting: &str, work: impl Future<Output = T>) -> T {
-    tokio::pin!(work);
+    let creation = client.query_one(&sql, &params);
+    let lsn = |row: Row| -> Lsn { row.get::<_, String>(0).parse().unwrap_or_default() };
+    tokio::pin!(creation, stop);
     loop {
         tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::sleep(QUIET) => tell_blockers(other, waiting).await,
+            row = &mut creation => return Ok(Some(lsn(row?))),
+            () = &mut stop => break,
+            () = tokio::time::sleep(QUIET) => tell_blockers(main, "the replication slot's creation").await,
         }
+    }
+    // Only closing the connection, the server would wait on, make the slot at last, and keep WAL for nobody.
+    other.execute("SELECT pg_catalog.pg_cancel_backend($1)", &[&pid]).await?;
+    match creation.await {
+        Ok(row) => Ok(Some(lsn(row))),
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -70,17 +70,20 @@ impl Standby {
     }
 }
 
-/// Creates the slot on a standby; answers the LSN that it starts at. That waits for the main server to write which
+/// Creates the slot on a standby, of which `other` is another session; answers the LSN that it starts at, or None if `stop`
+/// came first. That waits for the main server to write which
 /// transactions are running: on an idle one for ever. Making a slot there writes just that, again once the transactions
 /// have ended that were running, and needs no right that isn't needed anyway; so temporary slots are made and dropped on the
 /// main server meanwhile, by a session of their own.
 pub async fn create_slot(
     standby: &Client,
+    other: &Client,
     main: &PostgresConnection,
     observer: &Client,
     name: &str,
-) -> Result<Lsn, tokio_postgres::Error> {
-    let creation = slot::create(standby, observer, name, false);
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    let creation = slot::create(standby, other, observer, name, false, stop);
     tokio::pin!(creation);
     loop {
         tokio::select! {

@@ -58,6 +58,25 @@ fn a_view_is_no_input() {
 }
 
 #[test]
+fn whatever_has_no_changes_to_stream_is_no_input() {
+    let s = world();
+    s.source.execute(
+        "CREATE UNLOGGED TABLE fast (id int PRIMARY KEY); CREATE MATERIALIZED VIEW kept AS SELECT 1 AS id;
+         CREATE SEQUENCE numbers; CREATE FOREIGN DATA WRAPPER fdw; CREATE SERVER far FOREIGN DATA WRAPPER fdw;
+         CREATE FOREIGN TABLE away (id int) SERVER far",
+    );
+    for (table, why) in [
+        ("fast", "unlogged"),
+        ("kept", "is a view"),
+        ("numbers", "is no table"),
+        ("away", "is a foreign table"),
+    ] {
+        s.write_pipeline("t", &config(table, "t", &[]), &[]);
+        refused(&s, &[3], &[table, why]);
+    }
+}
+
+#[test]
 fn an_unknown_column_in_sql_is_named_with_file_line_and_the_nearest() {
     let sql = "SELECT {{ row.id }} AS order_id,\n       {{ row.totl }} AS total";
     pipeline_refused(

@@ -155,13 +155,14 @@ fn another_cluster_with_the_same_tables_is_refused() {
     let s = copy_of_t(Scenario::new());
     s.source.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
     s.once();
-    let other = private_server(ServerOptions::default());
+    let other = private_server(ServerOptions { is_distinct: true, ..ServerOptions::default() });
     let twin = Database::create(other.port(), &s.source.name);
     twin.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'other')");
     let yml = std::fs::read_to_string(s.dir().join("trucker.yml")).unwrap();
     s.file("trucker.yml", &yml.replacen(&s.source.port.to_string(), &other.port().to_string(), 1));
     let finished = s.run_once();
-    assert!(!matches!(finished.code, Some(0) | None), "went on silently: {}", finished.text());
+    assert_eq!(finished.code, Some(4), "went on silently: {}", finished.text());
+    assert!(finished.text().contains("this is not the database that pipeline t was filled from"));
     assert_eq!(s.output.value("SELECT string_agg(id || v, ' ' ORDER BY id) FROM t"), "1a 2b");
     assert_eq!(twin.number("SELECT count(*) FROM pg_replication_slots"), 0);
 }
@@ -276,4 +277,38 @@ fn a_source_can_stop_while_an_output_is_stuck_and_nothing_is_lost() {
     source.start_again().unwrap();
     blocker.execute("COMMIT");
     s.until_table_same(&mut trucker, "t");
+}
+
+#[test]
+fn a_publication_that_was_narrowed_is_refused() {
+    let mut cases = vec![
+        ("ALTER PUBLICATION p SET (publish = 'insert, update')", "doesn't publish all"),
+        ("ALTER PUBLICATION p SET (publish_via_partition_root = false)", "publish_via_partition_root"),
+    ];
+    if super::harness::source_server().binaries().major() >= 15 {
+        cases.push(("ALTER PUBLICATION p SET TABLE t (id)", "row filter or column list"));
+        cases.push(("ALTER PUBLICATION p SET TABLE t WHERE (id > 1)", "row filter or column list"));
+    }
+    for (sql, words) in cases {
+        let s = copy_of_t(Scenario::new());
+        let slot = s.slot();
+        refused(&s, || s.source.execute(&sql.replace(" p ", &format!(" {slot} "))), &[&slot, words]);
+    }
+}
+
+#[test]
+fn a_publication_that_is_narrowed_is_noticed_while_it_runs() {
+    let mut cases = vec![("ALTER PUBLICATION p SET (publish = 'insert')", "was altered or made anew")];
+    if super::harness::source_server().binaries().major() >= 15 {
+        cases.push(("ALTER PUBLICATION p SET TABLE t WHERE (id > 1)", "row filter or column list"));
+    }
+    for (sql, words) in cases {
+        let s = copy_of_t(Scenario::new());
+        let mut trucker = s.run();
+        s.until_following(&mut trucker, 1);
+        s.source.execute(&sql.replace(" p ", &format!(" {} ", s.slot())));
+        let ended = trucker.wait();
+        assert_eq!(ended.code, Some(1), "{sql}: {}", ended.stderr);
+        assert!(ended.stderr.contains(words), "{sql}: {}", ended.stderr);
+    }
 }
