@@ -347,3 +347,57 @@ fn events_are_those_of_the_docs() {
     assert!(code.len() > 20);
     assert_eq!(code, docs);
 }
+
+/// Says, case by case, which test proves what.
+const FAILURES: &str = "docs/failures.md";
+
+/// `file::name` in backticks.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let is_name =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    quoted
+        .filter_map(|text| text.split_once("::").filter(|(file, name)| is_name(file) && is_name(name)))
+        .collect()
+}
+
+#[test]
+fn every_test_that_the_catalogue_of_failures_names_exists() {
+    let sources = sources();
+    let is_of = |source: &&Source, file: &str| {
+        let stem = source.path.with_extension("");
+        stem.ends_with(file)
+            || stem.ends_with(format!("{file}/mod"))
+            || stem.ends_with(format!("{file}_tests"))
+    };
+    let is_there = |file: &str, name: &str| {
+        let (start, is_attribute) = (format!("fn {name}("), |line: &str| line.trim_start().starts_with("#["));
+        sources.iter().filter(|source| is_of(source, file)).any(|source| {
+            let at = source.lines.iter().position(|line| line.contains(&start));
+            at.is_some_and(|at| at > 0 && is_attribute(&source.lines[at - 1]))
+        })
+    };
+    let page = text_of(FAILURES);
+    let named = named_tests(&page);
+    assert!(!named.is_empty());
+    let gone = named.iter().filter(|(file, name)| !is_there(file, name));
+    let gone: Vec<String> = gone.map(|(file, name)| format!("{file}::{name}")).collect();
+    assert!(gone.is_empty(), "{FAILURES} names tests that don't exist\n  {}", gone.join("\n  "));
+}
+
+#[test]
+fn every_case_of_the_catalogue_of_failures_is_proved_or_not_promised() {
+    let page = text_of(FAILURES);
+    let rows = page.lines().filter(|line| line.starts_with('|') && !line.starts_with("|--"));
+    let is_settled = |row: &&str| {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        cells.len() == 3
+            && (!named_tests(cells[2]).is_empty() || cells[2].trim_start().starts_with("not promised"))
+    };
+    let open: Vec<&str> = rows.filter(|row| !row.starts_with("| case |") && !is_settled(row)).collect();
+    assert!(
+        open.is_empty(),
+        "three columns; the last names a test, or begins with: not promised\n  {}",
+        open.join("\n  ")
+    );
+}

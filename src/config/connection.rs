@@ -102,6 +102,21 @@ pub struct PostgresConnection {
     pub wal_budget: WalBudget,
     /// A standby to read from, complete with what it takes over from the main connection.
     pub replica: Option<Box<PostgresConnection>>,
+    /// Whether its slot is to survive a failover (Postgres 17 and later).
+    pub failover: bool,
+}
+
+impl PostgresConnection {
+    /// Where queries run: the standby where there is one, else the server itself.
+    pub fn queried(&self) -> &PostgresConnection {
+        self.replica.as_deref().unwrap_or(self)
+    }
+
+    /// Where slot and stream are: on the standby where there is one and its version (`server_version_num`) can decode
+    /// there, else on the server itself.
+    pub fn streamed(&self, server_version: u32) -> &PostgresConnection {
+        if server_version >= 160_000 { self.queried() } else { self }
+    }
 }
 
 impl fmt::Debug for PostgresConnection {

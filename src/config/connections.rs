@@ -35,7 +35,7 @@ pub(super) enum Adapter {
 
 const ADAPTERS: [(&str, Adapter); 2] = [("postgres", Adapter::Postgres), ("clickhouse", Adapter::Clickhouse)];
 
-const POSTGRES_KEYS: [&str; 19] = [
+const POSTGRES_KEYS: [&str; 20] = [
     "name",
     "adapter",
     "host",
@@ -49,6 +49,7 @@ const POSTGRES_KEYS: [&str; 19] = [
     "ssl_key",
     "wal_budget",
     "on_wal_budget",
+    "failover",
     "replica_host",
     "replica_port",
     "replica_database",
@@ -182,6 +183,7 @@ fn read_postgres(settings: &Settings<'_>, name: String) -> Option<PostgresConnec
     let ssl_key = settings.pem("ssl_key");
     check_key_pair(settings);
     let wal_budget = read_wal_budget(settings);
+    let failover = settings.choice("failover", &[("true", true), ("false", false)]);
     let sslmode = sslmode.and_then(|given| read_ssl_mode(settings, given, ssl_root_cert.as_ref()));
     let main = host.zip(port).zip(database).zip(user).zip(pass).and_then(|parts| {
         let ((((host, port), database), user), pass) = parts;
@@ -198,6 +200,7 @@ fn read_postgres(settings: &Settings<'_>, name: String) -> Option<PostgresConnec
             ssl_key: ssl_key?.map(super::secret::Secret::new),
             wal_budget: wal_budget?,
             replica: None,
+            failover: failover?.unwrap_or_default(),
         })
     });
     let replica = read_replica(settings, main.as_ref());
@@ -267,6 +270,7 @@ fn read_replica(
     let pass = settings.secret("replica_pass");
     let main = main?;
     Some(Some(Box::new(PostgresConnection {
+        name: format!("{}'s replica", main.name),
         host: host?,
         port: port?,
         database: database?.or(db?).unwrap_or_else(|| main.database.clone()),

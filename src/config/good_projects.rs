@@ -68,6 +68,7 @@ connections:
     ssl_key_path: secrets/client.key
     wal_budget: 1.5 GB
     on_wal_budget: give_up
+    failover: {{ env(\"BACKFILL\") }}
     replica_host: r{{ i }}
     replica_db: rd
 {% endfor %}
@@ -103,6 +104,7 @@ connections:
     assert!(matches!(&db.ssl_root_cert, Some(RootCertificates::Pem(_))) && db.ssl_key.is_some());
     let replica = db.replica.as_ref().unwrap();
     assert_eq!((replica.host.as_str(), replica.port, replica.database.as_str()), ("r2", 6000, "rd"));
+    assert_eq!((replica.name.as_str(), db.failover), ("db2's replica", false));
     assert_eq!((replica.user.as_str(), replica.pass.as_ref()), ("u", db.pass.as_ref()));
     let Connection::Clickhouse(ch) = &project.connections[2] else { panic!("it is a ClickHouse") };
     assert_eq!((ch.host.as_str(), ch.port, ch.database.as_str()), ("localhost", 8123, "default"));

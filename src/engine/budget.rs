@@ -70,9 +70,9 @@ impl Budget {
     }
 
     async fn fetch(&self, client: &Client) -> Result<Option<Held>, tokio_postgres::Error> {
-        let sql = "SELECT pg_catalog.pg_current_wal_flush_lsn()::text, \
-                   (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint, safe_wal_size, \
-                   wal_status = 'unreserved', active FROM pg_catalog.pg_replication_slots \
+        let sql = "SELECT lsn::text, (lsn - restart_lsn)::bigint, safe_wal_size, wal_status = 'unreserved', active \
+                   FROM pg_catalog.pg_replication_slots, LATERAL (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
+                     THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END AS lsn) w \
                    WHERE slot_name = $1 AND restart_lsn IS NOT NULL";
         let row = client.query_opt(sql, &[&self.slot]).await?;
         Ok(row.map(|row| Held {

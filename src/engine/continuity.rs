@@ -24,10 +24,11 @@ pub async fn check(source: &PreparedSource) -> Result<(), EngineError> {
     if messages.is_empty() { Ok(()) } else { Err(EngineError::Servers(messages)) }
 }
 
-const START_OVER: &str = "To start over, trucker teardown, then trucker run: every pipeline is filled anew";
+pub(super) const START_OVER: &str =
+    "To start over, trucker teardown, then trucker run: every pipeline is filled anew";
 
 fn unusable(source: &PreparedSource, slot: &Slot) -> Option<String> {
-    let (connection, name) = (&source.connection.name, &source.slot_name);
+    let (connection, name) = (&source.streamed().0.name, &source.slot_name);
     let what = match slot.plugin.as_deref() {
         None => "is a physical slot".to_owned(),
         Some(plugin) if plugin != "pgoutput" => format!("is one of the plugin {plugin}"),
@@ -35,18 +36,30 @@ fn unusable(source: &PreparedSource, slot: &Slot) -> Option<String> {
         _ if slot.database.as_deref() != Some(&source.connection.database) => {
             format!("is one of database {}", slot.database.as_deref().unwrap_or_default())
         }
-        _ => {
-            let reason = slot.lost.as_deref()?;
-            return Some(format!(
-                "connection {connection}: replication slot {name} is lost ({reason}): the server has removed WAL that \
-                 wasn't read yet, so changes are missing. {}. Then raise max_slot_wal_keep_size",
-                START_OVER
-            ));
-        }
+        _ if slot.is_two_phase => "was made for two-phase commit".to_owned(),
+        _ => return slot.lost.as_deref().map(|reason| lost(connection, name, reason)),
     };
     Some(format!(
         "connection {connection}: replication slot {name} {what}, not trucker's. Give the project another `name` in trucker.yml"
     ))
+}
+
+/// What is to be said of a slot that the server has invalidated.
+pub(super) fn lost(connection: &str, slot: &str, reason: &str) -> String {
+    let (why, then) = match reason {
+        "wal_removed" => (
+            "the server has removed WAL that wasn't read yet",
+            "Then have it keep more (max_slot_wal_keep_size), or keep trucker running",
+        ),
+        "idle_timeout" => (
+            "nobody read from it for longer than idle_replication_slot_timeout",
+            "Then raise that setting, or keep trucker running",
+        ),
+        _ => ("the server can't decode from it any more", "The server's log says more"),
+    };
+    format!(
+        "connection {connection}: replication slot {slot} is lost ({reason}): {why}, so changes are missing. {START_OVER}. {then}"
+    )
 }
 
 fn publication(source: &PreparedSource) -> Vec<String> {
@@ -74,7 +87,18 @@ fn publication(source: &PreparedSource) -> Vec<String> {
             START_OVER
         ));
     }
-    for pipeline in source.pipelines.iter().filter(|p| p.checkpoint.is_some()) {
+    for pipeline in &source.pipelines {
+        let Some(checkpoint) = &pipeline.checkpoint else { continue };
+        let marks = source.marks(&pipeline.definition);
+        let is_whole = pipeline.definition.tables.iter().all(|t| publication.table(t.oid).is_some());
+        if is_whole && checkpoint.published.is_some() && checkpoint.published != marks {
+            messages.push(format!(
+                "connection {connection}: publication {name} was made anew, or tables of pipeline {} were taken out of it \
+                 and put back, so changes may be missing. Fill the pipeline anew: {}",
+                pipeline.definition.pipeline.name,
+                refill(&pipeline.definition.pipeline.name)
+            ));
+        }
         let pipeline_name = &pipeline.definition.pipeline.name;
         for table in pipeline.definition.tables.iter().filter(|t| publication.table(t.oid).is_none()) {
             messages.push(format!(
@@ -127,7 +151,7 @@ async fn continues(source: &PreparedSource, checkpoint: &Checkpoint) -> Result<O
         )));
     }
     if origin.timeline != identity.timeline {
-        let switched = fetch_switch_point(&source.connection, origin.timeline, identity.timeline).await?;
+        let switched = fetch_switch_point(source.streamed().0, origin.timeline, identity.timeline).await?;
         if switched.is_none_or(|lsn| loaded > lsn) {
             return Ok(Some(format!(
                 "connection {connection}: the server is on timeline {} now, and pipeline {pipeline} has loaded up to {loaded} \

@@ -1,14 +1,19 @@
 //! What trucker creates on servers: schema `trucker` on outputs, then a publication, then a slot, in this order. (A slot
 //! made before its publication can't decode what lies between the two.) Later starts bring the publication up to date.
 
+use tokio::sync::watch;
+
 use super::error::EngineError;
 use super::prepare::{PreparedProject, PreparedSource};
+use super::replica;
 use crate::change::Lsn;
+use crate::pipeline::task::ended;
 use crate::postgres::catalog::Table;
+use crate::postgres::{Purpose, connect};
 use crate::sink::postgres::checkpoint::{self, CheckpointKey};
-use crate::source::{publication, slot};
+use crate::source::{publication, slot, standby};
 
-/// Creates what is missing.
+/// Creates what is missing, but for slots.
 pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
     for (name, session) in &project.outputs {
         let made = checkpoint::ensure_tables(&session.client).await;
@@ -17,9 +22,22 @@ pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
     retire_orphans(project).await?;
     for source in &mut project.sources {
         ensure_publication(source).await?;
-        ensure_slot(source).await?;
+        replica::wait_for_publication(source).await?;
     }
     Ok(())
+}
+
+/// Creates the slots that are missing. Answers whether they are there now: not, if it was to stop first.
+pub async fn create_slots(
+    project: &mut PreparedProject,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Result<bool, EngineError> {
+    for source in &mut project.sources {
+        if !ensure_slot(source, shutdown).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A pipeline whose folder is gone no longer holds the slot back, so its place is worth nothing: should the folder
@@ -75,25 +93,50 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
             }
         }
     }
+    if statements.is_empty() {
+        return Ok(());
+    }
     for sql in statements {
         tracing::info!(event = "publication", connection = %source.connection.name, "{sql}");
         let done = source.control.client.batch_execute(&sql).await;
         done.map_err(EngineError::at(&source.connection.name, "bringing the publication up to date"))?;
     }
+    let found = publication::fetch(&source.control.client, source.control.server_version, name).await;
+    source.publication = found.map_err(EngineError::at(&source.connection.name, "reading publications"))?;
     Ok(())
 }
 
-async fn ensure_slot(source: &mut PreparedSource) -> Result<(), EngineError> {
-    let (client, name) = (&source.control.client, source.slot_name.as_str());
-    if source.slot.is_none() {
-        let lsn = slot::create(client, &source.observer.client, name).await;
-        let lsn = lsn.map_err(EngineError::at(&source.connection.name, "creating the replication slot"))?;
-        tracing::info!(event = "slot_created", connection = %source.connection.name, slot = name, at = %lsn,
-            "created replication slot {name}");
+async fn ensure_slot(
+    source: &mut PreparedSource,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Result<bool, EngineError> {
+    let ((connection, session), name) = (source.streamed(), source.slot_name.as_str());
+    let (client, observer) = (&session.client, &source.observer.client);
+    let wants_failover = source.connection.failover;
+    match &source.slot {
+        None => {
+            let stop = ended(shutdown);
+            let created = if source.streams_from_standby() {
+                let other = connect(connection, Purpose::Control).await?;
+                standby::create_slot(client, &other.client, &source.connection, observer, name, stop).await
+            } else {
+                slot::create(client, observer, observer, name, wants_failover, stop).await
+            };
+            let created = created.map_err(EngineError::at(&connection.name, "creating the replication slot"));
+            let Some(lsn) = created? else { return Ok(false) };
+            tracing::info!(event = "slot_created", connection = %connection.name, slot = name, at = %lsn,
+                "created replication slot {name}");
+        }
+        Some(slot) if wants_failover && !slot.is_failover => {
+            let altered = slot::make_failover(connection, name).await;
+            altered.map_err(|e| EngineError::server(format!("connection {}: {e}", connection.name)))?;
+        }
+        Some(_) => {}
     }
-    let found = slot::fetch(client, source.control.server_version, name).await;
-    source.slot = found.map_err(EngineError::at(&source.connection.name, "reading slots"))?;
-    Ok(())
+    let found = slot::fetch(client, session.server_version, name).await;
+    let found = found.map_err(EngineError::at(&connection.name, "reading slots"))?;
+    source.slot = found;
+    Ok(true)
 }
 
 impl PreparedSource {

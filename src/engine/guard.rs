@@ -11,22 +11,32 @@ use super::error::EngineError;
 use super::health::SourceHealth;
 use super::prepare::PreparedSource;
 use crate::config::PostgresConnection;
-use crate::postgres::catalog::fetch_lsn;
+use crate::pipeline::error::renamed;
+use crate::pipeline::task::{Loss, LostTables};
+use crate::postgres::catalog::fetch_wal_end;
+use crate::postgres::ident::quote_relation;
 use crate::postgres::{Purpose, Session, connect};
-use crate::source::publication::{self, Publication};
+use crate::source::partitions::{self, Partition};
+use crate::source::publication::{self, Publication, PublishedTable};
 use crate::source::slot;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// After three looks that never came, the server ends the session, and with it the lock: a process that was stopped, while
+/// its connections live on, is not to keep others away for ever.
+const HOLD: &str = "SET idle_session_timeout = '30s'";
 const WAIT: Duration = Duration::from_secs(1);
 /// How long `--once` waits for another process to let go: a killed one's slot is free within moments.
 const ONCE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Locks the project on one source for as long as the session lives.
+/// Locks the project on one source for as long as the session lives: on the server that has the slot.
 pub struct Guard {
     connection: PostgresConnection,
     session: Session,
     slot: String,
     published: Option<Publication>,
+    partitions: Vec<Partition>,
+    /// The session has been told to end where this process doesn't look any more.
+    holds: bool,
 }
 
 /// Takes the source for this process. Waits while another process has it, and says so by `waits`; with `is_once`, not
@@ -37,7 +47,7 @@ pub async fn take(
     shutdown: &mut watch::Receiver<bool>,
     waits: &(dyn Fn() + Sync),
 ) -> Result<(Guard, bool), EngineError> {
-    take_slot(&source.connection, &source.slot_name, is_once, shutdown, waits).await
+    take_slot(source.streamed().0, &source.slot_name, is_once, shutdown, waits).await
 }
 
 /// The same, where nothing else is known of the source.
@@ -49,7 +59,14 @@ pub async fn take_slot(
     waits: &(dyn Fn() + Sync),
 ) -> Result<(Guard, bool), EngineError> {
     let session = connect(connection, Purpose::Control).await?;
-    let guard = Guard { connection: connection.clone(), session, slot: slot.to_owned(), published: None };
+    let guard = Guard {
+        connection: connection.clone(),
+        session,
+        slot: slot.to_owned(),
+        published: None,
+        partitions: Vec::new(),
+        holds: false,
+    };
     let mut waited = Duration::ZERO;
     loop {
         let holder = match guard.try_lock().await? {
@@ -89,15 +106,21 @@ impl Guard {
         Ok(found.and_then(|slot| slot.active_pid))
     }
 
-    /// Watches until something is wrong for good; then says what.
-    pub async fn watch(mut self, health: &SourceHealth, mut budget: Budget) -> EngineError {
+    /// Watches until something is wrong for good; then says what. What befalls single tables is put into `lost`, for the
+    /// pipelines that read them.
+    pub async fn watch(
+        mut self,
+        health: &SourceHealth,
+        mut budget: Budget,
+        lost: watch::Sender<LostTables>,
+    ) -> EngineError {
         loop {
             self.look_at_slot(health).await;
             // Trouble with the connection is the next question's to tell.
             if let Err(error) = budget.look(&self.session.client).await {
                 tracing::debug!(event = "budget_unknown", "{error}");
             }
-            match self.look().await {
+            match self.look(&lost).await {
                 Ok(None) => {}
                 Ok(Some(wrong)) => return EngineError::server(wrong),
                 Err(error) => {
@@ -115,7 +138,7 @@ impl Guard {
     async fn look_at_slot(&self, health: &SourceHealth) {
         let client = &self.session.client;
         let looked = async {
-            let wal_lsn = fetch_lsn(client, "pg_current_wal_lsn").await?;
+            let wal_lsn = fetch_wal_end(client).await?;
             Ok::<_, tokio_postgres::Error>((wal_lsn, slot::fetch_retention(client, &self.slot).await?))
         };
         if let Ok((wal_lsn, retention)) = looked.await {
@@ -123,42 +146,47 @@ impl Guard {
         }
     }
 
-    async fn look(&mut self) -> Result<Option<String>, EngineError> {
-        let found = publication::fetch(&self.session.client, self.session.server_version, &self.slot).await;
-        let found = found.map_err(EngineError::at(&self.connection.name, "looking after the publication"))?;
-        let (connection, name) = (&self.connection.name, &self.slot);
+    async fn look(&mut self, lost: &watch::Sender<LostTables>) -> Result<Option<String>, EngineError> {
+        let client = &self.session.client;
+        let failed = || EngineError::at(&self.connection.name, "looking after the publication");
+        if !std::mem::replace(&mut self.holds, true) {
+            client.batch_execute(HOLD).await.map_err(failed())?;
+        }
+        let found = publication::fetch(client, self.session.server_version, &self.slot).await;
+        let found = found.map_err(failed())?;
+        let (connection, name) = (self.connection.name.clone(), self.slot.clone());
         let Some(found) = found else {
             return Ok(Some(format!(
                 "connection {connection}: publication {name} was dropped: changes since then are lost"
             )));
         };
-        let Some(before) = &self.published else {
-            self.published = Some(found);
-            return Ok(None);
-        };
-        if *before == found {
-            return Ok(None);
-        }
-        let lost: Vec<String> = before
-            .tables
-            .iter()
-            .filter(|t| found.table(t.oid).is_none_or(|now| now.entry_oid != t.entry_oid))
-            .map(|t| format!("{}.{}", t.schema, t.table))
-            .collect();
-        let is_narrowed = found.tables.iter().any(|table| table.is_narrowed);
-        if before.oid != found.oid || found.alteration.is_some() || is_narrowed || !lost.is_empty() {
+        self.look_at_partitions(&found).await?;
+        let before = self.published.replace(found.clone());
+        if found.alteration.is_some() || before.as_ref().is_some_and(|before| before.oid != found.oid) {
             return Ok(Some(format!(
-                "connection {connection}: publication {name} was altered or made anew{}{}: changes may be missing from now on",
-                if lost.is_empty() {
-                    ""
-                } else {
-                    ", and doesn't have these tables any more, or not without a gap: "
-                },
-                lost.join(", ")
+                "connection {connection}: publication {name} was altered or made anew: changes may be missing from now on"
             )));
         }
-        self.published = Some(found);
+        let before = before.as_ref().unwrap_or(&found);
+        let losses: Vec<(u32, Loss)> =
+            before.tables.iter().filter_map(|table| Some((table.oid, loss(table, &found, &name)?))).collect();
+        if !losses.is_empty() {
+            lost.send_modify(|lost| lost.extend(losses));
+        }
         Ok(None)
+    }
+
+    async fn look_at_partitions(&mut self, publication: &Publication) -> Result<(), EngineError> {
+        let now = partitions::fetch(&self.session.client, publication.oid).await;
+        let now = now.map_err(EngineError::at(&self.connection.name, "looking after partitions"))?;
+        if self.published.is_some() {
+            for what in partitions::untold(&self.partitions, &now) {
+                tracing::warn!(event = "partition_untold", connection = %self.connection.name,
+                    "{what}. If that matters, fill the pipelines that read it anew: trucker backfill");
+            }
+        }
+        self.partitions = now;
+        Ok(())
     }
 
     /// Comes back, and takes the lock again; an error if somebody else has it by now.
@@ -167,7 +195,7 @@ impl Guard {
             tokio::time::sleep(WAIT).await;
             match connect(&self.connection, Purpose::Control).await {
                 Ok(session) => {
-                    self.session = session;
+                    (self.session, self.holds) = (session, false);
                     match self.try_lock().await {
                         Ok(true) => return None,
                         Ok(false) => {
@@ -185,5 +213,25 @@ impl Guard {
                 Err(error) => return Some(error.into()),
             }
         }
+    }
+}
+
+/// What befell a table of the publication.
+fn loss(before: &PublishedTable, now: &Publication, publication: &str) -> Option<Loss> {
+    let name = quote_relation(&before.schema, &before.table);
+    match now.table(before.oid) {
+        None => Some(Loss::Gap(format!(
+            "{name} was dropped or taken out of publication {publication}: its changes don't come any more"
+        ))),
+        Some(table) if table.is_narrowed => Some(Loss::Gap(format!(
+            "{name} has a row filter or column list in publication {publication} now: changes are missing"
+        ))),
+        Some(table) if table.entry_oid != before.entry_oid => Some(Loss::Gap(format!(
+            "{name} was taken out of publication {publication} and put back: changes in between are missing"
+        ))),
+        Some(table) if (&table.schema, &table.table) != (&before.schema, &before.table) => {
+            Some(Loss::Renamed(renamed(&name, &quote_relation(&table.schema, &table.table))))
+        }
+        Some(_) => None,
     }
 }

@@ -21,6 +21,8 @@ pub struct Found {
     pub connection: PostgresConnection,
     /// A session there.
     pub session: Session,
+    /// The standby that is streamed from, where that is so: where, and a session there.
+    pub standby: Option<(PostgresConnection, Session)>,
     /// The cluster.
     pub identity: ServerIdentity,
     /// Whether pipelines read from this connection.
@@ -39,6 +41,8 @@ pub struct FoundSource {
     pub slot_name: String,
     /// The slot.
     pub slot: Option<Slot>,
+    /// One of that name on the main server, left from before changes were streamed from a standby.
+    pub spare_slot: Option<Slot>,
     /// What the slot keeps.
     pub retention: Option<Retention>,
     /// The publication.
@@ -72,6 +76,14 @@ impl Found {
     pub fn is_same_database(&self, other: &Found) -> bool {
         self.identity.system_identifier == other.identity.system_identifier
             && self.connection.database == other.connection.database
+    }
+
+    /// Where slot and stream are.
+    pub fn streamed(&self) -> (&PostgresConnection, &Session) {
+        match &self.standby {
+            Some((connection, session)) => (connection, session),
+            None => (&self.connection, &self.session),
+        }
     }
 
     /// Whether the checkpoint is about changes of this database.
@@ -117,11 +129,18 @@ async fn reach(project: &Project, connection: &PostgresConnection) -> Result<Fou
     let identity = fetch_server_identity(&session.client)
         .await
         .map_err(EngineError::at(&connection.name, "asking which server it is"))?;
+    let is_read = project.pipelines.iter().any(|p| p.input.connection == connection.name);
+    let streamed = connection.streamed(session.server_version);
+    let standby = match is_read && streamed != connection {
+        true => Some((streamed.clone(), connect(streamed, Purpose::Control).await?)),
+        false => None,
+    };
     Ok(Found {
         connection: connection.clone(),
         session,
+        standby,
         identity,
-        is_read: project.pipelines.iter().any(|p| p.input.connection == connection.name),
+        is_read,
         is_written: project.pipelines.iter().any(|p| p.output.connection == connection.name),
         source: None,
         output: None,
@@ -165,24 +184,43 @@ async fn look_at_source(
     database: &Found,
     checkpoints: &[Checkpoint],
 ) -> Result<FoundSource, EngineError> {
-    let (connection, client) = (&database.connection, &database.session.client);
-    let version = database.session.server_version;
-    let failed = |what| EngineError::at(&connection.name, what);
+    let (connection, main) = (&database.connection, &database.session);
+    let (streamed, session) = database.streamed();
+    let failed = |what| EngineError::at(&streamed.name, what);
     let slot_name = name_on(project, database, checkpoints).await?;
-    let slot = slot::fetch(client, version, &slot_name).await.map_err(failed("reading slots"))?;
-    let slot = slot.filter(|slot| {
-        let is_here = slot.database.as_deref() == Some(&connection.database);
-        is_here && slot.plugin.as_deref() == Some("pgoutput") && !slot.is_temporary
-    });
+    let slot = fetch_slot(database, session, &slot_name).await.map_err(failed("reading slots"))?;
+    let spare_slot = match database.standby {
+        Some(_) => fetch_slot(database, main, &slot_name).await,
+        None => Ok(None),
+    };
+    let spare_slot = spare_slot.map_err(EngineError::at(&connection.name, "reading slots"))?;
     let retention = match slot {
-        Some(_) => slot::fetch_retention(client, &slot_name).await.map_err(failed("reading slots"))?,
+        Some(_) => {
+            slot::fetch_retention(&session.client, &slot_name).await.map_err(failed("reading slots"))?
+        }
         None => None,
     };
-    let publication = fetch_publication(client, &slot_name).await.map_err(failed("reading publications"))?;
-    let is_running = is_locked(client, &slot_name).await.map_err(failed("reading locks"))?;
-    let wal_lsn =
-        fetch_lsn(client, "pg_current_wal_lsn").await.map_err(failed("asking for the WAL position"))?;
-    Ok(FoundSource { slot_name, slot, retention, publication, is_running, wal_lsn })
+    let publication = fetch_publication(&main.client, &slot_name)
+        .await
+        .map_err(EngineError::at(&connection.name, "reading publications"))?;
+    let is_running = is_locked(&session.client, &slot_name).await.map_err(failed("reading locks"))?;
+    let wal_lsn = fetch_lsn(&main.client, "pg_current_wal_lsn")
+        .await
+        .map_err(EngineError::at(&connection.name, "asking for the WAL position"))?;
+    Ok(FoundSource { slot_name, slot, spare_slot, retention, publication, is_running, wal_lsn })
+}
+
+/// A slot that may be the project's: a persistent one of pgoutput's, of the same database.
+async fn fetch_slot(
+    database: &Found,
+    on: &Session,
+    name: &str,
+) -> Result<Option<Slot>, tokio_postgres::Error> {
+    let slot = slot::fetch(&on.client, on.server_version, name).await?;
+    Ok(slot.filter(|slot| {
+        let is_here = slot.database.as_deref() == Some(&database.connection.database);
+        is_here && slot.plugin.as_deref() == Some("pgoutput") && !slot.is_temporary
+    }))
 }
 
 /// The name that the project uses there. Where slots are missing, the checkpoints remember it; where no pipeline reads
@@ -192,11 +230,12 @@ async fn name_on(
     database: &Found,
     checkpoints: &[Checkpoint],
 ) -> Result<String, EngineError> {
-    let (client, version) = (&database.session.client, database.session.server_version);
-    let name = slot_name(client, version, &database.connection, project, |_| false).await?;
+    let (streamed, session) = database.streamed();
+    let (client, version) = (&session.client, session.server_version);
+    let name = slot_name(client, version, streamed, project, |_| false).await?;
     let base = project.slot_name();
     let is_there = slot::fetch(client, version, &name).await;
-    let is_there = is_there.map_err(EngineError::at(&database.connection.name, "reading slots"))?.is_some();
+    let is_there = is_there.map_err(EngineError::at(&streamed.name, "reading slots"))?.is_some();
     if is_there && (database.is_read || name == base) {
         return Ok(name);
     }

@@ -17,12 +17,14 @@ pub mod inspect;
 pub mod prepare;
 pub mod pulse;
 pub mod refill;
+pub mod replica;
 pub mod requests;
 pub mod route;
 pub mod source;
 pub mod status;
 pub mod teardown;
 pub mod watch;
+mod wiring;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,8 +39,8 @@ use crate::observe::board::Board;
 use crate::observe::snapshot::{RunState, Snapshot};
 use crate::pipeline::error::Stopped;
 use crate::pipeline::state::{Phase, State};
-use crate::pipeline::task::{Attach, Task};
-use crate::postgres::catalog::fetch_lsn;
+use crate::pipeline::task::{Attach, LostTables, Task};
+use crate::postgres::catalog::fetch_durable_lsn;
 
 use budget::Budget;
 use error::EngineError;
@@ -146,6 +148,9 @@ pub async fn run(
         made = create::create(&mut prepared) => made?,
         _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
     }
+    if !create::create_slots(&mut prepared, &mut shutdown).await? {
+        return Ok(Ended::Well);
+    }
     let guards = guards.into_iter().map(|(guard, _)| guard).collect();
     let mut running = start(prepared, guards, options, board).await?;
     if options.until == Until::Shutdown {
@@ -185,11 +190,12 @@ async fn start(
         let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
         let (name, watched_slot) = (connection.name.clone(), slot.clone());
         running.sources.push(WatchedSource { name, slot: watched_slot, health: health.clone() });
-        running.start_source(source, queue_bytes, stopping.clone()).await?;
+        let (lose, lost) = channel(LostTables::new());
+        running.start_source(source, queue_bytes, lost, stopping.clone()).await?;
         let of_source = running.pipelines.iter().filter(|pipeline| pipeline.source == place);
         let members = of_source.map(|pipeline| pipeline.member.clone()).collect();
         let budget = Budget::new(connection.name, slot, connection.wal_budget, members);
-        let watching = async move { Event::Guard(place, guard.watch(&health, budget).await) };
+        let watching = async move { Event::Guard(place, guard.watch(&health, budget, lose).await) };
         running.guards.spawn(running.pulses.beating(watching));
     }
     Ok(running)
@@ -200,6 +206,7 @@ impl Running<'_> {
         &mut self,
         source: PreparedSource,
         queue_bytes: usize,
+        lost: Receiver<LostTables>,
         stopping: Receiver<bool>,
     ) -> Result<(), EngineError> {
         let source_place = self.stop_sources.len();
@@ -207,7 +214,11 @@ impl Running<'_> {
         self.stop_sources.push(stop);
         let target = match self.options.until {
             Until::Shutdown => None,
-            Until::CaughtUp => Some(caught_up_lsn(&source).await?),
+            Until::CaughtUp => Some(
+                fetch_durable_lsn(&source.control.client)
+                    .await
+                    .map_err(EngineError::at(&source.connection.name, "asking for the WAL position"))?,
+            ),
         };
         self.targets.push(target);
         let (attach, attaching) = mpsc::channel(64);
@@ -234,12 +245,14 @@ impl Running<'_> {
                 definition,
                 place,
                 origin: source.origin(),
+                published: source.marks(&pipeline.definition),
                 floor,
                 attach: attach.clone(),
                 queue_bytes,
                 state,
                 slow_query: self.options.slow_query,
                 is_once: self.options.until == Until::CaughtUp,
+                lost: lost.clone(),
                 shutdown: stopping.clone(),
             };
             let running = async move { Event::Pipeline(task.run(ordered).await) };
@@ -268,11 +281,21 @@ impl Running<'_> {
         target: Option<Lsn>,
         shutdown: Receiver<bool>,
     ) {
-        let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
-        let identity = source.identity.clone();
-        let health = self.sources[place].health.clone();
-        let task =
-            SourceTask { connection, slot, identity, router, progress, attach, target, health, shutdown };
+        let (connection, slot) = (source.streamed().0.clone(), source.slot_name.clone());
+        let (identity, is_standby) = (source.identity.clone(), source.streams_from_standby());
+        let task = SourceTask {
+            connection,
+            slot,
+            identity,
+            is_standby,
+            router,
+            progress,
+            attach,
+            target,
+            health: self.sources[place].health.clone(),
+            shutdown,
+            vouched: None,
+        };
         self.tasks.spawn(self.pulses.beating(async move { Event::Source(place, task.run().await) }));
     }
 
@@ -380,19 +403,4 @@ impl Running<'_> {
             (false, _) => Ended::WithFailures,
         }
     }
-}
-
-/// Everything committed before now ends before this.
-async fn caught_up_lsn(source: &PreparedSource) -> Result<Lsn, EngineError> {
-    let failed = || EngineError::at(&source.connection.name, "asking for the WAL position");
-    let inserted = fetch_lsn(&source.control.client, "pg_current_wal_insert_lsn").await.map_err(failed())?;
-    // With synchronous_commit = off, commits are flushed a little later; the stream has them only then.
-    for _ in 0..40 {
-        let flushed = fetch_lsn(&source.control.client, "pg_current_wal_flush_lsn").await.map_err(failed())?;
-        if flushed >= inserted {
-            return Ok(flushed);
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    fetch_lsn(&source.control.client, "pg_current_wal_flush_lsn").await.map_err(failed())
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::{EngineError, Findings};
+use super::replica::{self, Replica};
+use super::wiring;
 use crate::change::Lsn;
 use crate::config::{Connection, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
@@ -36,21 +38,43 @@ pub struct PreparedSource {
     pub control: Session,
     /// Another, to look at what the first waits for.
     pub observer: Session,
+    /// The standby, where it has one. Both sessions above are on the main server.
+    pub replica: Option<Replica>,
     /// Name of slot and publication.
     pub slot_name: String,
     /// The slot, if it exists.
     pub slot: Option<Slot>,
     /// The publication, if it exists.
     pub publication: Option<Publication>,
-    /// The cluster.
+    /// The cluster, and the history that is streamed.
     pub identity: ServerIdentity,
     /// The running server: the same for two databases of it.
-    server: String,
+    pub(super) server: String,
     /// Its pipelines.
     pub pipelines: Vec<Prepared>,
 }
 
 impl PreparedSource {
+    /// Where queries run.
+    pub fn queried(&self) -> &Session {
+        self.replica.as_ref().map_or(&self.control, |replica| &replica.session)
+    }
+
+    /// Where slot and stream are.
+    pub fn streamed(&self) -> (&PostgresConnection, &Session) {
+        match &self.replica {
+            Some(replica) if self.streams_from_standby() => (&replica.connection, &replica.session),
+            _ => (&self.connection, &self.control),
+        }
+    }
+
+    /// Whether changes are decoded on the standby.
+    pub fn streams_from_standby(&self) -> bool {
+        self.replica
+            .as_ref()
+            .is_some_and(|r| self.connection.streamed(r.session.server_version) == &r.connection)
+    }
+
     /// What checkpoints are bound to.
     pub fn origin(&self) -> Origin {
         Origin {
@@ -59,6 +83,12 @@ impl PreparedSource {
             slot: self.slot_name.clone(),
             database: self.connection.database.clone(),
         }
+    }
+
+    /// What the publication's entries of a pipeline's tables are known by.
+    pub fn marks(&self, definition: &Definition) -> Option<String> {
+        let publication = self.publication.as_ref()?;
+        Some(publication.marks(definition.tables.iter().map(|table| table.oid)))
     }
 }
 
@@ -111,6 +141,7 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
             Err(error) => return Err(error),
         }
     }
+    wiring::check(&sources, &outputs, &mut findings).await?;
     findings.verdict()?;
     Ok(PreparedProject { sources, outputs, name })
 }
@@ -133,11 +164,6 @@ async fn reach(
     taken: &[(String, String)],
 ) -> Result<PreparedSource, EngineError> {
     let name = connection.name.as_str();
-    if connection.replica.is_some() {
-        return Err(EngineError::server(format!(
-            "connection {name}: reading from a replica (replica_host) isn't there yet"
-        )));
-    }
     let control = connect(connection, Purpose::Control).await?;
     let observer = connect(connection, Purpose::Control).await?;
     let version = control.server_version;
@@ -169,9 +195,15 @@ async fn reach(
     let row = client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking which server it is"))?;
     let server = format!("{} {}", identity.system_identifier, row.get::<_, String>(0));
     let is_taken = |name: &str| taken.iter().any(|(id, slot)| *id == server && slot == name);
-    let slot_name = slot_name(client, version, connection, project, is_taken).await?;
-    let slot =
-        slot::fetch(client, version, &slot_name).await.map_err(EngineError::at(name, "reading slots"))?;
+    let replica = replica::reach(connection, &control, &identity).await?;
+    let streamed = connection.streamed(version);
+    let on_standby = replica.as_ref().filter(|replica| replica.connection == *streamed);
+    let slots = on_standby.map_or(client, |replica| &replica.session.client);
+    let slot_name = slot_name(slots, version, streamed, project, is_taken).await?;
+    let slot = slot::fetch(slots, version, &slot_name)
+        .await
+        .map_err(EngineError::at(&streamed.name, "reading slots"))?;
+    check_failover(connection, &control).await?;
     let publication = publication::fetch(client, version, &slot_name)
         .await
         .map_err(EngineError::at(name, "reading publications"))?;
@@ -179,6 +211,7 @@ async fn reach(
         connection: connection.clone(),
         control,
         observer,
+        replica,
         slot_name,
         slot,
         publication,
@@ -187,6 +220,38 @@ async fn reach(
         pipelines: Vec::new(),
     };
     Ok(source)
+}
+
+/// Whether the slot can be carried over to standbys, where that was asked for.
+async fn check_failover(connection: &PostgresConnection, control: &Session) -> Result<(), EngineError> {
+    let (name, version) = (connection.name.as_str(), control.server_version);
+    if !connection.failover {
+        return Ok(());
+    }
+    if version < 170_000 {
+        return Err(EngineError::server(format!(
+            "connection {name}: `failover: true` needs Postgres 17 or later, and this is {}. Take it away: after a failover \
+             every pipeline is then filled anew",
+            version / 10_000
+        )));
+    }
+    if connection.replica.is_some() {
+        return Err(EngineError::server(format!(
+            "connection {name}: `failover: true` and `replica_host` exclude each other: a slot on a standby can't be carried over \
+             to another server. Take one of them away"
+        )));
+    }
+    let sql = "SELECT pg_catalog.current_setting('synchronized_standby_slots', true)";
+    let row =
+        control.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for settings"))?;
+    if row.get::<_, Option<&str>>(0).unwrap_or_default().is_empty() {
+        tracing::warn!(
+            event = "failover_settings",
+            "connection {name}: synchronized_standby_slots is empty, so trucker may be sent changes that no standby has yet: \
+             after a failover that loses them, pipelines have to be filled anew. Name the standbys' physical slots there"
+        );
+    }
+    Ok(())
 }
 
 /// Slots are the cluster's, not the database's: a second database of the same cluster needs a name of its own.
@@ -222,37 +287,47 @@ pub(super) async fn slot_name(
 
 /// Whether what is missing may be made: slots left, rights given.
 async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
-    let name = source.connection.name.as_str();
     let sql = "SELECT r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE m.rolname = \
                'rds_replication' AND pg_catalog.pg_has_role(m.oid, 'MEMBER')), pg_catalog.quote_ident(r.rolname), \
                (SELECT count(*) FROM pg_catalog.pg_replication_slots) \
                  >= pg_catalog.current_setting('max_replication_slots')::int, \
                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
-               pg_catalog.quote_ident(pg_catalog.current_database()) \
+               pg_catalog.quote_ident(pg_catalog.current_database()), \
+               pg_catalog.current_setting('max_wal_senders')::int \
+                 <= (SELECT count(*) FROM pg_catalog.pg_stat_replication) \
                FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
-    let row = source
-        .control
-        .client
-        .query_one(sql, &[])
-        .await
-        .map_err(EngineError::at(name, "asking for rights"))?;
-    let role: String = row.get(1);
-    if !row.get::<_, bool>(0) {
-        findings.server(format!(
-            "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
-        ));
-    }
-    if source.slot.is_none() && row.get(2) {
-        findings.server(format!(
-            "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
-             one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
-        ));
-    }
-    if source.publication.is_none() && !row.get::<_, bool>(3) {
-        let database: String = row.get(4);
-        findings.server(format!(
-            "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
-        ));
+    let is_streaming = source.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+    let mut asked = vec![(&source.connection, &source.control)];
+    asked.extend(source.replica.as_ref().map(|replica| (&replica.connection, &replica.session)));
+    for (connection, session) in asked {
+        let name = &connection.name;
+        let row =
+            session.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for rights"))?;
+        let role: String = row.get(1);
+        if !row.get::<_, bool>(0) {
+            findings.server(format!(
+                "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
+            ));
+        }
+        let is_streamed = *name == source.streamed().0.name;
+        if is_streamed && source.slot.is_none() && row.get(2) {
+            findings.server(format!(
+                "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
+                 one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
+            ));
+        }
+        if is_streamed && !is_streaming && row.get(5) {
+            findings.server(format!(
+                "connection {name}: no walsender is left to stream from. Raise max_wal_senders (needs a restart), or end one \
+                 that nobody needs: SELECT pid, application_name FROM pg_stat_replication"
+            ));
+        }
+        if *name == source.connection.name && source.publication.is_none() && !row.get::<_, bool>(3) {
+            let database: String = row.get(4);
+            findings.server(format!(
+                "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
+            ));
+        }
     }
     Ok(())
 }
@@ -284,13 +359,13 @@ async fn check_pipeline(
     output: (&PostgresConnection, &Session),
     pipeline: &Pipeline,
 ) -> Checked<Prepared> {
-    let definition = define(project, (&source.connection, &source.control), output, pipeline).await?;
+    let definition = define(project, (&source.connection, source.queried()), output, pipeline).await?;
     let all = checkpoint::fetch_all(&output.1.client, name).await?;
     let found = all.into_iter().find(|c| c.pipeline == pipeline.name && c.loaded_lsn.is_some());
     Ok(Prepared { definition: Arc::new(definition), checkpoint: found })
 }
 
-/// A pipeline, its SQL and its backfill, checked against both databases.
+/// A pipeline, its SQL and its backfill, checked against both databases; the session is where its SQL runs.
 pub(super) async fn define(
     project: &Project,
     source: (&PostgresConnection, &Session),

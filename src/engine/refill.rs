@@ -50,7 +50,7 @@ pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, 
             continue;
         };
         let taken =
-            guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown, &|| {}).await;
+            guard::take_slot(database.streamed().0, &source.slot_name, true, &mut shutdown, &|| {}).await;
         match taken {
             Ok(taken) => guards.push(taken),
             // It has come just now.

@@ -132,7 +132,8 @@ async fn redefine(
     if let (Asked::Backfill, Some(problem)) = (&request.asked, has_no_backfill(pipeline)) {
         return Ok(Err(problem.to_string()));
     }
-    let source = connect(&before.source, Purpose::Control).await?;
+    let queried = before.source.replica.as_deref().unwrap_or(&before.source);
+    let source = connect(queried, Purpose::Control).await?;
     match define(&now, (&before.source, &source), (&before.output, output), pipeline).await {
         Ok(definition) => {
             let oids = |definition: &Definition| definition.tables.iter().map(|t| t.oid).collect::<Vec<_>>();

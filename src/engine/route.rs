@@ -242,7 +242,13 @@ mod tests {
     use crate::pipeline::queue::{QueueReceiver, queue};
 
     fn relation(oid: u32, table: &str) -> Arc<Relation> {
-        let columns = vec![Column { name: "id".into(), type_oid: 23, type_modifier: -1, is_identity: true }];
+        let columns = vec![Column {
+            name: "id".into(),
+            type_oid: 23,
+            type_modifier: -1,
+            is_identity: true,
+            is_later: false,
+        }];
         let identity = ReplicaIdentity::Default;
         Arc::new(Relation { oid, schema: "public".into(), table: table.into(), identity, columns })
     }
@@ -315,6 +321,20 @@ mod tests {
         assert!(!router.attach(attach(20)));
         assert!(router.attach(attach(15)));
         assert_eq!(router.restart(), Some(Lsn(15)));
+    }
+
+    #[tokio::test]
+    async fn who_wants_the_stream_to_go_back_waits_until_it_is_where_it_was() {
+        let (mut router, _receivers, _) = router(&[10]);
+        router.restart();
+        router.reached(Lsn(40));
+        let (queue, _receiver) = queue(1 << 20);
+        assert!(router.attach(Attach { pipeline: 0, from: Lsn(20), queue }) && router.is_going_back());
+        assert_eq!(router.restart(), Some(Lsn(20)));
+        for (at, is_going_back) in [(30, true), (39, true), (40, false)] {
+            router.reached(Lsn(at));
+            assert_eq!(router.is_going_back(), is_going_back, "at {at}");
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,9 @@
 //! back at its checkpoint. Who comes back further behind than the stream is makes it start again from there, between
 //! two transactions; the others skip what they have. So there is one slot and one stream, and no pipeline waits for
 //! another that is in trouble.
+//!
+//! A stream from a standby goes on through a promotion without a word. So there, nothing is handed on as committed before
+//! the standby has said that it is still one, on the timeline that it was on, and has replayed that far (`vouch`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::continuity::{START_OVER, lost};
 use super::health::{SourceHealth, StreamState};
 use super::route::Router;
 use crate::change::Lsn;
@@ -19,8 +23,9 @@ use crate::config::PostgresConnection;
 use crate::pipeline::task::{Attach, ended};
 use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
 use crate::postgres::{Purpose, connect, error};
-use crate::source::assemble::{AssembleError, Assembler};
+use crate::source::assemble::{AssembleError, Assembler, Step};
 use crate::source::slot;
+use crate::source::standby::{Standby, Standing};
 use crate::source::stream::{Frame, ReplicationStream, StreamError};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -41,13 +46,26 @@ pub enum SourceError {
     Assemble(#[from] AssembleError),
     /// The publication is gone, and with it every change since.
     #[error(
-        "the server skips publication {0}: it doesn't exist any more, and changes made since aren't in the stream. \
-         Start over: trucker teardown, then trucker run"
+        "publication {0} doesn't exist, or didn't when changes were made that come next: they aren't in the stream. {start_over}",
+        start_over = START_OVER
     )]
     NoPublication(String),
+    /// The standby that is streamed from takes writes of its own.
+    #[error(
+        "connection {0}: it was promoted: what is written there from now on may not be what the main server has. If it has \
+         become the main server, name it as `host` and take `replica_host` away: trucker then goes on exactly where it is. Else \
+         name another standby"
+    )]
+    Promoted(String),
     /// The server is not the one that it was.
     #[error("the source is not what it was: {0}. Start trucker again to see whether its pipelines can go on")]
     Replaced(String),
+    /// A standby has started again, and hasn't come as far as it was.
+    #[error("the standby has replayed up to {0} so far, and changes from {1} on are needed")]
+    Behind(Lsn, Lsn),
+    /// The server has invalidated the slot.
+    #[error("{0}")]
+    Lost(String),
     /// It could not be asked who it is.
     #[error("asking the source who it is: {}", error::describe(.0))]
     Asking(#[source] tokio_postgres::Error),
@@ -60,9 +78,13 @@ impl SourceError {
     fn is_transient(&self) -> bool {
         match self {
             SourceError::Stream(error) => error.is_transient(),
-            SourceError::ShuttingDown => true,
+            SourceError::ShuttingDown | SourceError::Behind(..) => true,
             SourceError::Asking(error) => error::is_transient(error),
-            SourceError::Assemble(_) | SourceError::NoPublication(_) | SourceError::Replaced(_) => false,
+            SourceError::Assemble(_)
+            | SourceError::NoPublication(_)
+            | SourceError::Promoted(_)
+            | SourceError::Lost(_)
+            | SourceError::Replaced(_) => false,
         }
     }
 }
@@ -75,6 +97,8 @@ pub struct SourceTask {
     pub slot: String,
     /// The server as it was at the start.
     pub identity: ServerIdentity,
+    /// Whether it is a standby.
+    pub is_standby: bool,
     /// Who reads what.
     pub router: Router,
     /// What its pipelines have loaded.
@@ -87,6 +111,8 @@ pub struct SourceTask {
     pub health: Arc<SourceHealth>,
     /// Turns true when the pipelines have ended.
     pub shutdown: watch::Receiver<bool>,
+    /// Whom to ask about a standby, and up to where it was seen to be one. None on a main server.
+    pub vouched: Option<(Standby, Lsn)>,
 }
 
 enum Next {
@@ -134,15 +160,26 @@ impl SourceTask {
 
     /// Sees that the server is still the one that the pipelines' positions are of: before every stream, since what is
     /// behind an address may have been replaced while we were away. The server itself starts wherever it is told to.
-    async fn verify(&self, from: Lsn) -> Result<(), SourceError> {
+    async fn verify(&mut self, from: Lsn) -> Result<(), SourceError> {
         let session = connect(&self.connection, Purpose::Control).await.map_err(StreamError::from)?;
-        let now = fetch_server_identity(&session.client).await.map_err(SourceError::Asking)?;
+        let now = if self.is_standby {
+            let mut standby = Standby::connect(&self.connection).await.map_err(StreamError::from)?;
+            let standing = standby.look().await?;
+            self.see_standby(&standing)?;
+            self.vouched = Some((standby, Lsn::ZERO));
+            standing.identity
+        } else {
+            fetch_server_identity(&session.client).await.map_err(SourceError::Asking)?
+        };
         let slot = slot::fetch(&session.client, session.server_version, &self.slot)
             .await
             .map_err(SourceError::Asking)?;
         let Some(slot) = slot else {
             return Err(SourceError::Replaced(format!("replication slot {} is gone", self.slot)));
         };
+        if let Some(reason) = &slot.lost {
+            return Err(SourceError::Lost(lost(&self.connection.name, &self.slot, reason)));
+        }
         let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
         let wrong = if now.system_identifier != self.identity.system_identifier {
             "it is another database cluster".to_owned()
@@ -155,6 +192,8 @@ impl SourceTask {
             format!(
                 "its slot starts at {confirmed}, and changes from {from} on are needed: it was made anew or advanced"
             )
+        } else if from > now.flush_lsn && self.is_standby {
+            return Err(SourceError::Behind(now.flush_lsn, from));
         } else if from > now.flush_lsn {
             format!(
                 "its WAL ends at {}, and {from} was loaded from it: it was restored from a backup",
@@ -164,6 +203,38 @@ impl SourceTask {
             return Ok(());
         };
         Err(SourceError::Replaced(wrong))
+    }
+
+    /// Refuses a standby that isn't one any more, or follows another timeline by now.
+    fn see_standby(&self, standing: &Standing) -> Result<(), SourceError> {
+        if !standing.is_standby {
+            return Err(SourceError::Promoted(self.connection.name.clone()));
+        }
+        let (now, before) = (standing.identity.timeline, self.identity.timeline);
+        if now == before {
+            return Ok(());
+        }
+        Err(SourceError::Replaced(format!(
+            "its standby follows timeline {now} now, after {before}: the main server failed over"
+        )))
+    }
+
+    /// On a standby: sees that everything before `lsn` was replayed there while it was a standby on the timeline that is
+    /// known. One answer covers all that had been replayed by then, so a busy stream asks rarely.
+    async fn vouch(&mut self, lsn: Lsn) -> Result<(), SourceError> {
+        let Some((mut standby, vouched)) = self.vouched.take() else { return Ok(()) };
+        if lsn <= vouched {
+            self.vouched = Some((standby, vouched));
+            return Ok(());
+        }
+        let standing = standby.look().await?;
+        self.see_standby(&standing)?;
+        let replayed = standing.identity.flush_lsn;
+        if replayed < lsn {
+            return Err(SourceError::Behind(replayed, lsn));
+        }
+        self.vouched = Some((standby, replayed));
+        Ok(())
     }
 
     /// Waits until somebody wants changes, and answers from where; None when it is to end.
@@ -227,7 +298,7 @@ impl SourceTask {
                 }
                 frame = stream.next() => {
                     *pause = PAUSE_MIN;
-                    let frame = frame?;
+                    let frame = frame.map_err(|error| self.failed(error))?;
                     if asked.is_shutdown(&frame) {
                         *pause = PAUSE_MAX / 6;
                         return Err(SourceError::ShuttingDown);
@@ -240,13 +311,27 @@ impl SourceTask {
         }
     }
 
+    /// Versions before 18 end the stream at the first change that a missing publication might be about.
+    fn failed(&self, error: StreamError) -> SourceError {
+        match error {
+            StreamError::Server(said) if said.code == "42704" && said.message.contains("publication") => {
+                SourceError::NoPublication(self.slot.clone())
+            }
+            error => error.into(),
+        }
+    }
+
     async fn frame(&mut self, assembler: &mut Assembler, frame: Frame) -> Result<(), SourceError> {
         match frame {
             Frame::Data { payload, .. } => {
                 let step = assembler.push(&payload)?;
+                if let Step::Commit { end_lsn, .. } = step {
+                    self.vouch(end_lsn).await?;
+                }
                 self.router.route(step).await;
             }
             Frame::Keepalive { wal_end, reply_requested, .. } => {
+                self.vouch(wal_end).await?;
                 self.router.reached(wal_end);
                 // A server that shuts down asks again and again until all that it sent is confirmed.
                 self.router.advance(reply_requested || self.is_behind_target()).await;

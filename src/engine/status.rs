@@ -82,6 +82,8 @@ pub enum SlotState {
 pub struct SourceStatus {
     /// Its connection.
     pub name: String,
+    /// The connection that has the slot: its replica's, where changes are streamed from there.
+    pub slot_on: String,
     /// Whether a process runs the project there.
     pub is_running: bool,
     /// Name of slot and publication.
@@ -207,6 +209,7 @@ fn source_status(database: &Found, source: &FoundSource) -> SourceStatus {
     let slot = source.slot.as_ref();
     SourceStatus {
         name: database.connection.name.clone(),
+        slot_on: database.streamed().0.name.clone(),
         is_running: source.is_running,
         slot: source.slot_name.clone(),
         slot_state: match slot {

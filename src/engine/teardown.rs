@@ -7,7 +7,8 @@ use tokio_postgres::error::SqlState;
 use super::error::EngineError;
 use super::guard::{self, Guard};
 use super::inspect::{Found, FoundSource, inspect};
-use crate::config::Project;
+use crate::config::{PostgresConnection, Project};
+use crate::postgres::Session;
 use crate::postgres::ident::quote_ident;
 use crate::sink::postgres::checkpoint;
 
@@ -40,8 +41,10 @@ pub async fn remove(project: &Project) -> Result<Plan, EngineError> {
         found = look(project).await?;
     }
     let mut plan = plan_for(&found);
-    for (database, source) in sources(&found).filter(|(_, source)| source.slot.is_some()) {
-        drop_slot(database, &source.slot_name).await?;
+    for (database, source) in sources(&found) {
+        for (connection, session) in slots(database, source) {
+            drop_slot(connection, session, &source.slot_name).await?;
+        }
     }
     for (database, source) in sources(&found).filter(|(_, source)| is_droppable(source)) {
         let sql = format!("DROP PUBLICATION IF EXISTS {}", quote_ident(&source.slot_name));
@@ -82,7 +85,7 @@ async fn lock(found: &[Found]) -> Result<(Vec<Guard>, bool), EngineError> {
             continue;
         }
         let taken =
-            guard::take_slot(&database.connection, &source.slot_name, true, &mut shutdown, &|| {}).await;
+            guard::take_slot(database.streamed().0, &source.slot_name, true, &mut shutdown, &|| {}).await;
         let (guard, waited) = taken.map_err(|error| match error {
             EngineError::Held(held) => {
                 EngineError::Held(format!("{held}. Stop it first; nothing was removed"))
@@ -105,9 +108,11 @@ fn schema(database: &Found) -> String {
 
 fn plan_for(found: &[Found]) -> Plan {
     let mut plan = Plan::default();
-    for (database, source) in sources(found).filter(|(_, source)| source.slot.is_some()) {
-        plan.removed
-            .push(format!("connection {}: replication slot {}", database.connection.name, source.slot_name));
+    for (database, source) in sources(found) {
+        let slots = slots(database, source);
+        plan.removed.extend(
+            slots.map(|(c, _)| format!("connection {}: replication slot {}", c.name, source.slot_name)),
+        );
     }
     for (database, source) in sources(found) {
         let Some(publication) = &source.publication else { continue };
@@ -144,11 +149,25 @@ fn plan_for(found: &[Found]) -> Plan {
     plan
 }
 
-async fn drop_slot(database: &Found, slot: &str) -> Result<(), EngineError> {
+/// Where there is a slot of the project's.
+fn slots<'f>(
+    database: &'f Found,
+    source: &FoundSource,
+) -> impl Iterator<Item = (&'f PostgresConnection, &'f Session)> {
+    let slot = source.slot.is_some().then(|| database.streamed());
+    let spare = source.spare_slot.is_some().then_some((&database.connection, &database.session));
+    slot.into_iter().chain(spare)
+}
+
+async fn drop_slot(
+    connection: &PostgresConnection,
+    session: &Session,
+    slot: &str,
+) -> Result<(), EngineError> {
     let sql = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
                WHERE slot_name = $1";
-    let name = &database.connection.name;
-    match database.session.client.execute(sql, &[&slot]).await {
+    let name = &connection.name;
+    match session.client.execute(sql, &[&slot]).await {
         Ok(_) => Ok(()),
         Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => Err(EngineError::Held(format!(
             "connection {name}: replication slot {slot} is held by another process. Stop it first"

@@ -18,21 +18,24 @@ use super::compiled::{Compiled, Load};
 use super::counts::Counts;
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
+use super::reading;
 use super::trace::{self, At};
 
 /// Runs the backfill and commits it with its checkpoint. `source` reads in one transaction; `control` is another
-/// session on the same primary.
+/// session, on the primary.
 pub async fn run(
     definition: &Definition,
     source: &Session,
     control: &Session,
+    publication: &str,
     writer: &mut Writer,
     counts: &Counts,
 ) -> Checked<()> {
     let copies = definition.pipeline.backfill && definition.pipeline.output.on.insert != Action::Ignore;
     let mut is_staged = !copies || !is_plain(definition, writer).await?;
     loop {
-        let snapshot = open_snapshot(definition, source, control).await?;
+        let reading = reading::open_snapshot(definition, source, control, publication).await?;
+        let source = reading.session(source);
         let done = if copies { fill(definition, source, writer, is_staged, counts).await } else { Ok(()) };
         match done {
             Err(error) if !is_staged && is_unique_violation(&error) => {
@@ -46,28 +49,19 @@ pub async fn run(
             Err(error) => return Err(error),
             Ok(()) => {
                 end(source).await?;
-                snapshot::wait_until_flushed(&control.client, &snapshot.seam)
-                    .await
-                    .map_err(PipelineError::source("waiting for the source's disk"))?;
-                let span = trace::commit(&Span::current(), definition, snapshot.start_lsn);
-                trace::observed(span, async {
-                    Ok(writer.commit(snapshot.start_lsn, Some(snapshot.seam), None).await?)
-                })
-                .await?;
+                let BackfillSnapshot { start_lsn, seam } = reading.snapshot;
+                if let Some(seam) = &seam {
+                    // A standby has only what is on the main server's disk.
+                    snapshot::wait_until_flushed(&control.client, seam)
+                        .await
+                        .map_err(PipelineError::source("waiting for the source's disk"))?;
+                }
+                let span = trace::commit(&Span::current(), definition, start_lsn);
+                trace::observed(span, async { Ok(writer.commit(start_lsn, seam, None).await?) }).await?;
                 return Ok(());
             }
         }
     }
-}
-
-async fn open_snapshot(
-    definition: &Definition,
-    source: &Session,
-    control: &Session,
-) -> Checked<BackfillSnapshot> {
-    let tables: Vec<_> = definition.tables.iter().map(AsRef::as_ref).collect();
-    let snapshot = snapshot::open(&source.client, &control.client, &tables).await;
-    snapshot.map_err(PipelineError::source("opening the backfill's snapshot"))
 }
 
 async fn end(source: &Session) -> Checked<()> {

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::change::{Operation, Relation};
 use crate::config::{Action, SqlFile, TableName};
-use crate::postgres::catalog::{Table, fetch_table};
+use crate::postgres::catalog::{Table, fetch_name, fetch_table};
 use crate::postgres::ident::quote_idents;
 use crate::sink::Layout;
 use crate::sink::postgres::{LoadColumn, load_columns};
@@ -17,7 +17,7 @@ use crate::transform::query::{CopyQuery, Types};
 use crate::transform::render::{Scene, render_file};
 
 use super::definition::{Checked, Definition, config_problem};
-use super::error::PipelineError;
+use super::error::{PipelineError, name_back, renamed};
 
 /// What answers for the changes of one input table.
 #[derive(Debug)]
@@ -104,32 +104,30 @@ fn compiler<'a>(
     Compiler { client, pipeline: &definition.pipeline, source, relation, types: types.clone(), replace }
 }
 
-/// The input table as the catalog has it now. Refuses one that isn't the one it was, or isn't called as it was.
+/// The input table as the catalog has it now, whatever it was called when the change was made. Refuses one that isn't the
+/// one it was, or isn't called as it was.
 pub async fn current_table(definition: &Definition, client: &Client, relation: &Relation) -> Checked<Table> {
-    let known = definition.tables.iter().find(|t| t.oid == relation.oid);
-    let is_named = |t: &TableName| t.schema == relation.schema && t.table == relation.table;
-    let is_input = definition.pipeline.input.tables.iter().any(is_named);
     let pipeline = &definition.pipeline.name;
-    if known.is_none() || !is_input {
-        let message = match known {
-            Some(known) => format!(
-                "{} is called {} now. Give it its name back, or change config.yml and start again",
-                known.sql(),
-                relation.display_name()
-            ),
-            None => format!(
-                "{} is another table than the one that pipeline {pipeline} was filled from: it was dropped and made \
-                 anew. Fill the pipeline again: trucker backfill {pipeline}",
-                relation.display_name()
-            ),
-        };
-        return Err(PipelineError::Input(message));
+    let Some(known) = definition.tables.iter().find(|t| t.oid == relation.oid) else {
+        return Err(PipelineError::Input(format!(
+            "{} is another table than the one that pipeline {pipeline} was filled from: it was dropped and made anew. Fill \
+             the pipeline again: trucker backfill {pipeline}",
+            relation.display_name()
+        )));
+    };
+    let failed = || PipelineError::source("reading the catalog");
+    let table = fetch_table(client, &known.schema, &known.table).await.map_err(failed())?;
+    if let Some(table) = table.filter(|table| table.oid == relation.oid) {
+        return Ok(table);
     }
-    let table = fetch_table(client, &relation.schema, &relation.table).await;
-    let table = table.map_err(PipelineError::source("reading the catalog"))?;
-    table.filter(|table| table.oid == relation.oid).ok_or_else(|| {
-        PipelineError::Input(format!("{} isn't there any more, or is another table", relation.display_name()))
-    })
+    let now = fetch_name(client, relation.oid).await.map_err(failed())?;
+    Err(PipelineError::Input(match now {
+        Some(now) => format!("{}. {}", renamed(&known.sql(), &now), name_back(pipeline)),
+        None => format!(
+            "{} was dropped. If it was made anew, fill the pipeline again: trucker backfill {pipeline}",
+            known.sql()
+        ),
+    }))
 }
 
 fn layout(definition: &Definition, rows: &Rows) -> Option<Arc<Layout>> {

@@ -68,6 +68,23 @@ impl Definition {
         Ok(Definition { pipeline, source, output, tables, target, rules, key, is_only_writer })
     }
 
+    /// The same, with the output table as it is now: whoever connects anew sees the DDL there. A table that doesn't do any
+    /// more is left as it was known, and the write to it will say what is wrong, in the server's words.
+    pub async fn with_current_output(&self, output: &Client) -> Checked<Definition> {
+        let mut problems = Vec::new();
+        let target = match &self.pipeline.output.table {
+            Some(name) if self.target.is_some() => {
+                output_table(&self.pipeline, name, output, &mut problems).await?
+            }
+            _ => None,
+        };
+        if target.is_none() || !problems.is_empty() {
+            return Ok(self.clone());
+        }
+        let rules = rules(&self.pipeline, target.as_ref());
+        Ok(Definition { target, rules, ..self.clone() })
+    }
+
     /// What casts and texts depend on. `client` is on the source.
     pub async fn types(&self, client: &Client) -> Checked<Types> {
         let with_text_cast = fetch_types_with_text_cast(client).await;

@@ -8,6 +8,7 @@ use crate::change::Lsn;
 use crate::postgres::{ConnectError, error};
 use crate::sink::postgres::SinkError;
 use crate::sink::postgres::failure::Failure;
+use crate::source::stream::StreamError;
 use crate::transform::SqlProblem;
 use crate::transform::query::CompileError;
 
@@ -78,6 +79,12 @@ pub enum PipelineError {
         /// What it said before.
         told: Lsn,
     },
+    /// The standby that the SQL runs on isn't what it was, or not where it has to be.
+    #[error("{0}")]
+    Replica(String),
+    /// It couldn't be asked.
+    #[error("asking the replica who it is: {0}")]
+    Standby(#[source] StreamError),
     /// Something that is known to be about one change, or one transaction as a whole.
     #[error("{error}, at {place}")]
     At {
@@ -116,7 +123,9 @@ impl PipelineError {
             PipelineError::Sql { is_transient, .. } => *is_transient,
             PipelineError::Sink(error) => error.is_transient(),
             PipelineError::StreamBroke => true,
+            PipelineError::Standby(error) => error.is_transient(),
             PipelineError::Problems(_)
+            | PipelineError::Replica(_)
             | PipelineError::Rewound { .. }
             | PipelineError::Truncated { .. }
             | PipelineError::ValueGone { .. }
@@ -139,6 +148,7 @@ impl PipelineError {
             PipelineError::ValueGone { .. } => "value_gone",
             PipelineError::Input(_) => "input",
             PipelineError::Rewound { .. } => "rewound",
+            PipelineError::Replica(_) | PipelineError::Standby(_) => "replica",
             PipelineError::StreamBroke => "stream_broke",
             PipelineError::At { error, .. } => error.kind(),
         }
@@ -157,6 +167,8 @@ impl PipelineError {
             | PipelineError::Source { .. }
             | PipelineError::Sink(_)
             | PipelineError::Input(_)
+            | PipelineError::Replica(_)
+            | PipelineError::Standby(_)
             | PipelineError::StreamBroke => None,
         }
     }
@@ -177,6 +189,8 @@ impl PipelineError {
             | PipelineError::Source { .. }
             | PipelineError::Sink(SinkError::Fenced { .. })
             | PipelineError::Rewound { .. }
+            | PipelineError::Replica(_)
+            | PipelineError::Standby(_)
             | PipelineError::StreamBroke => false,
         }
     }
@@ -299,6 +313,18 @@ impl fmt::Display for Place {
         }
         write!(f, "the transaction that commits at {}", self.commit_lsn)
     }
+}
+
+/// Says that an input table is called otherwise.
+pub fn renamed(before: &str, now: &str) -> String {
+    format!("{before} is called {now} now")
+}
+
+/// What to do about it.
+pub fn name_back(pipeline: &str) -> String {
+    format!(
+        "Give it its name back and start again; or change config.yml and fill the pipeline anew: trucker backfill {pipeline}"
+    )
 }
 
 /// A failure, and the changes that it stands at.

@@ -73,8 +73,13 @@ mod tests {
     }
 
     fn update(old: (&str, &str), new: (&str, &str)) -> Change {
-        let column =
-            |name: &str| Column { name: name.into(), type_oid: 25, type_modifier: -1, is_identity: true };
+        let column = |name: &str| Column {
+            name: name.into(),
+            type_oid: 25,
+            type_modifier: -1,
+            is_identity: true,
+            is_later: false,
+        };
         let relation = Arc::new(Relation {
             oid: 1,
             schema: "s".into(),

@@ -24,6 +24,7 @@ pub mod letters;
 pub mod lineage;
 pub mod pending;
 pub mod queue;
+mod reading;
 pub mod stage;
 pub mod standstill;
 pub mod state;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::Span;
 
-use crate::change::{Cell, Change, Lsn, Operation, Relation, Tuple};
+use crate::change::{Change, Lsn, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
@@ -17,22 +17,25 @@ use crate::transform::compile::{Removal, Rows};
 use crate::transform::query::{Query, Types};
 use crate::transform::{resolve, run, visibility};
 
-use super::compiled::{Compiled, current_table};
+use super::compiled::Compiled;
 use super::counts::Tally;
 use super::definition::{Checked, Definition};
 use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
 use super::queue::Entry;
+use super::reading::wait_for_replica;
 use super::trace::{self, At};
-use group::{Group, run_length};
 
 mod attempt;
 mod emit;
 mod group;
 pub mod slow;
+mod table;
 mod work;
 
+use group::{Group, run_length};
+use table::Widened;
 pub use work::{Verdict, Work};
 
 /// Rows of a result that a batch may gather before it is cut in halves.
@@ -49,8 +52,7 @@ pub struct Stage {
     compiled: Vec<Arc<Compiled>>,
     fold: Fold,
     lineage: Lineage,
-    /// Relations as sent, and with the columns that they have got since.
-    widened: Vec<(Arc<Relation>, Arc<Relation>)>,
+    widened: Vec<Widened>,
     /// Rows have gone to load.sql since it last ran.
     has_load_rows: bool,
     /// Of the batch that is under way.
@@ -116,13 +118,16 @@ impl Stage {
     /// Handles a batch: whole transactions, or a part of one.
     pub async fn process(&mut self, parts: Vec<Part>) -> Checked<()> {
         self.batch = Span::current();
+        if let Some(last) = parts.iter().map(|part| part.commit_lsn).max() {
+            wait_for_replica(&self.definition, &self.session, last).await?;
+        }
         let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
         for part in parts {
             self.tally.add(&part.entry);
             match part.entry {
                 Entry::Change(change) => segment.push((part.xid, self.widen(change).await?)),
                 Entry::Truncate(relation) => {
-                    let relation = self.widened(&relation).await?;
+                    let relation = self.widened(&relation).await?.wide;
                     self.changes(std::mem::take(&mut segment)).await?;
                     self.truncate(&relation).await?;
                 }
@@ -175,40 +180,13 @@ impl Stage {
         }
     }
 
-    /// The relation, with the columns that the table has got since the stream described it.
-    async fn widened(&mut self, relation: &Arc<Relation>) -> Checked<Arc<Relation>> {
-        if let Some((_, wide)) = self.widened.iter().find(|(known, _)| Arc::ptr_eq(known, relation)) {
-            return Ok(wide.clone());
-        }
-        let table = current_table(&self.definition, &self.session.client, relation).await?;
-        let mut wide = (**relation).clone();
-        wide.add_later_columns(table.relation().columns);
-        let wide = if wide == **relation { relation.clone() } else { Arc::new(wide) };
-        self.widened.retain(|(known, _)| known.oid != relation.oid);
-        self.widened.push((relation.clone(), wide.clone()));
-        Ok(wide)
-    }
-
-    /// A change from before the table got columns: their values weren't sent, and are read where they are needed.
-    async fn widen(&mut self, change: Arc<Change>) -> Checked<Arc<Change>> {
-        let wide = self.widened(&change.relation).await?;
-        if Arc::ptr_eq(&wide, &change.relation) {
-            return Ok(change);
-        }
-        let more = wide.columns.len() - change.relation.columns.len();
-        let fill = |tuple: &Option<Tuple>, cell: Cell<'static>| {
-            tuple.as_ref().map(|tuple| tuple.cells().chain(std::iter::repeat_n(cell, more)).collect())
-        };
-        let (old, new) = (fill(&change.old, Cell::Null), fill(&change.new, Cell::Unchanged));
-        Ok(Arc::new(Change { relation: wide, operation: change.operation, old, new }))
-    }
-
     async fn compiled(&mut self, relation: &Arc<Relation>) -> Checked<Arc<Compiled>> {
         let known = |c: &&Arc<Compiled>| Arc::ptr_eq(&c.relation, relation) || c.relation == *relation;
         if let Some(compiled) = self.compiled.iter().find(known) {
             return Ok(compiled.clone());
         }
         let made = Compiled::new(&self.definition, &self.session.client, &self.types, relation).await?;
+        table::compare(&self.definition, relation)?;
         self.compiled.retain(|c| c.relation.oid != relation.oid);
         self.compiled.push(Arc::new(made));
         Ok(self.compiled[self.compiled.len() - 1].clone())
@@ -267,9 +245,13 @@ impl Stage {
     async fn begin_snapshot(&self, changes: &[(u32, Arc<Change>)]) -> Checked<()> {
         let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
         let xids: Vec<u32> = xids.into_iter().collect();
-        let span = self.span("BEGIN", None);
-        trace::observed(span, async {
-            let begun = visibility::begin_after(&self.session.client, &xids).await;
+        let client = &self.session.client;
+        trace::observed(self.span("BEGIN", None), async {
+            let begun = match self.definition.source.replica {
+                // What the batch brought is there already.
+                Some(_) => visibility::begin_on_standby(client).await,
+                None => visibility::begin_after(client, &xids).await,
+            };
             begun.map_err(PipelineError::source("opening a snapshot"))
         })
         .await

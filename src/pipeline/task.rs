@@ -3,6 +3,7 @@
 //! road to every state, and the outcome of a lost COMMIT is read, never guessed. What no retry can mend stops it, and
 //! it alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +19,11 @@ use crate::sink::postgres::{SinkError, Writer};
 use super::backfill;
 use super::definition::{Checked, Definition};
 use super::delivery::Delivery;
-use super::error::{PipelineError, Place, Stopped};
+use super::error::{PipelineError, Place, Stopped, name_back};
 use super::intake::{Care, Intake, Position};
 use super::isolation::{Isolation, Skip};
 use super::queue::{QueueReceiver, QueueSender, queue};
+use super::reading::connect_source;
 use super::stage::Stage;
 use super::standstill::Order;
 use super::state::{Phase, State};
@@ -44,6 +46,18 @@ pub struct Attach {
     pub queue: QueueSender,
 }
 
+/// By OID, what befell tables of the publication.
+pub type LostTables = BTreeMap<u32, Loss>;
+
+/// Why a table's changes don't come any more, or not all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// It is called otherwise, and with it what its changes would be taken for.
+    Renamed(String),
+    /// It was dropped, taken out of the publication, or is published in part only.
+    Gap(String),
+}
+
 /// Everything that a pipeline runs with.
 pub struct Task {
     /// What it is.
@@ -52,6 +66,8 @@ pub struct Task {
     pub place: usize,
     /// Where its changes come from.
     pub origin: Origin,
+    /// What the publication's entries of its tables are known by.
+    pub published: Option<String>,
     /// Its word on what the slot has to keep.
     pub floor: Floor,
     /// How to join the stream.
@@ -64,6 +80,8 @@ pub struct Task {
     pub slow_query: Duration,
     /// Nobody will mend anything while it runs: a failure ends it.
     pub is_once: bool,
+    /// Input tables whose changes don't come any more.
+    pub lost: watch::Receiver<LostTables>,
     /// Turns true when it is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -84,8 +102,10 @@ impl Task {
         let mut memory = Memory::default();
         loop {
             let (mut shutdown, state) = (self.shutdown.clone(), self.state.clone());
+            let (mut lost, definition) = (self.lost.clone(), self.definition.clone());
             let outcome = tokio::select! {
                 outcome = self.live(&mut memory) => Ok(outcome),
+                error = input_lost(&mut lost, &definition) => Ok(Err(error)),
                 () = ended_elsewhere(&mut shutdown, &state) => return Ok(()),
                 definition = restart(&mut orders) => Err(definition),
             };
@@ -154,11 +174,13 @@ impl Task {
         error.at(Place { commit_lsn, xid, change: None })
     }
 
-    async fn live(&self, memory: &mut Memory) -> Checked<()> {
+    async fn live(&mut self, memory: &mut Memory) -> Checked<()> {
         self.state.enter(Phase::Connecting);
         let definition = self.definition.clone();
-        let source = connect(&definition.source, Purpose::Source).await?;
+        let source = connect_source(&definition, &self.origin).await?;
         let output = connect(&definition.output, Purpose::Output).await?;
+        let definition = Arc::new(definition.with_current_output(&output.client).await?);
+        self.definition = definition.clone();
         let mut claimed = self.claim(&output, memory).await?;
         let skip = self.see_to_request(&output, &mut claimed).await?;
         if let Some((_, skip)) = &skip {
@@ -170,7 +192,8 @@ impl Task {
             self.floor.hold();
             let control = connect(&definition.source, Purpose::Control).await?;
             let span = trace::backfill(&definition);
-            let filling = backfill::run(&definition, &source, &control, &mut writer, &self.state.counts);
+            let (slot, counts) = (&self.origin.slot, &self.state.counts);
+            let filling = backfill::run(&definition, &source, &control, slot, &mut writer, counts);
             trace::observed(span, filling).await?;
         }
         let loaded = writer.loaded_lsn().unwrap_or_default();
@@ -229,6 +252,7 @@ impl Task {
                 &self.origin,
                 table.as_deref(),
                 &self.definition.input_names(),
+                self.published.as_deref(),
             )
             .await?;
             memory.epoch = Some(claimed.epoch);
@@ -284,6 +308,28 @@ async fn restart(orders: &mut mpsc::Receiver<Order>) -> Arc<Definition> {
             // Meant for a pipeline that stood still, which this one doesn't any more.
             Some(Order::GiveUp(_)) => {}
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// Returns when an input table is lost; never, if whoever would say so is gone.
+async fn input_lost(lost: &mut watch::Receiver<LostTables>, definition: &Definition) -> PipelineError {
+    let pipeline = &definition.pipeline.name;
+    loop {
+        let found = {
+            let lost = lost.borrow_and_update();
+            definition.tables.iter().find_map(|table| lost.get(&table.oid).cloned())
+        };
+        match found {
+            Some(Loss::Renamed(why)) => {
+                return PipelineError::Input(format!("{why}. {}", name_back(pipeline)));
+            }
+            Some(Loss::Gap(why)) => {
+                let cure = format!("Fill the pipeline anew: trucker backfill {pipeline}");
+                return PipelineError::Input(format!("{why}. {cure}"));
+            }
+            None if lost.changed().await.is_err() => std::future::pending::<()>().await,
+            None => {}
         }
     }
 }

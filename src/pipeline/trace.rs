@@ -63,7 +63,7 @@ pub fn statement(
     if parent.is_disabled() {
         return Span::none();
     }
-    let server = if at == At::Output { &definition.output } else { &definition.source };
+    let server = if at == At::Output { &definition.output } else { definition.source.queried() };
     info_span!(
         parent: parent,
         "statement",

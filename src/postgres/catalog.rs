@@ -3,12 +3,13 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::ident::quote_ident;
+use super::ident::{quote_ident, quote_relation};
 use crate::change::{Lsn, Relation, ReplicaIdentity};
 
 /// OIDs below this are the same in every Postgres database (FirstNormalObjectId).
 const FIRST_USER_OID: u32 = 16384;
-const TEXT_OID: u32 = 25;
+/// The type `text`.
+pub const TEXT_OID: u32 = 25;
 
 /// A type as SQL can name it whatever the search path is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +138,7 @@ impl Table {
             type_oid: c.type_name.oid,
             type_modifier: c.type_modifier,
             is_identity: is_full || c.is_identity,
+            is_later: false,
         });
         Relation {
             oid: self.oid,
@@ -216,6 +218,14 @@ pub async fn fetch_table(
     }))
 }
 
+/// What a table is called now, quoted; None if it isn't there any more.
+pub async fn fetch_name(client: &Client, oid: u32) -> Result<Option<String>, tokio_postgres::Error> {
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    let row = client.query_opt(sql, &[&oid]).await?;
+    Ok(row.map(|row| quote_relation(row.get(0), row.get(1))))
+}
+
 fn column(row: &Row) -> TableColumn {
     let text = |at: usize| row.get::<_, String>(at);
     let generation = match (text(4).as_str(), text(5).as_str()) {
@@ -260,7 +270,7 @@ pub struct ServerIdentity {
     pub system_identifier: String,
     /// Timeline that it writes.
     pub timeline: u32,
-    /// End of what it has flushed to its own disk.
+    /// End of what it has flushed to its own disk; of a standby, of what it has replayed.
     pub flush_lsn: Lsn,
 }
 
@@ -282,4 +292,40 @@ pub async fn fetch_server_identity(client: &Client) -> Result<ServerIdentity, to
 pub async fn fetch_lsn(client: &Client, function: &str) -> Result<Lsn, tokio_postgres::Error> {
     let row = client.query_one(&format!("SELECT pg_catalog.{function}()::text"), &[]).await?;
     Ok(row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()).unwrap_or_default())
+}
+
+/// Where the server's WAL ends; on a standby, where what it has received does, replayed or not.
+pub async fn fetch_wal_end(client: &Client) -> Result<Lsn, tokio_postgres::Error> {
+    let sql = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() \
+                 THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) \
+                 ELSE pg_catalog.pg_current_wal_lsn() END)::text";
+    let row = client.query_one(sql, &[]).await?;
+    Ok(row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()).unwrap_or_default())
+}
+
+/// How far a standby has replayed: every transaction whose commit record lies before that is visible to all snapshots
+/// taken from now on, since the position moves only after the record was applied. None if the server isn't a standby (any
+/// more): then its answer would be frozen.
+pub async fn fetch_replay_lsn(client: &Client) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    // In this order: a position that was read before the server was still a standby is one of its replay.
+    let sql = "SELECT pg_catalog.pg_last_wal_replay_lsn()::text, pg_catalog.pg_is_in_recovery()";
+    let row = client.query_one(sql, &[]).await?;
+    let lsn = row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()).unwrap_or_default();
+    Ok(row.get::<_, bool>(1).then_some(lsn))
+}
+
+/// A position on a primary: everything committed before the call ends before it, and it is on disk, so that a standby
+/// will get there.
+pub async fn fetch_durable_lsn(client: &Client) -> Result<Lsn, tokio_postgres::Error> {
+    let inserted = fetch_lsn(client, "pg_current_wal_insert_lsn").await?;
+    // With synchronous_commit = off, commits are flushed a little later; nobody is sent them before.
+    for _ in 0..40 {
+        let flushed = fetch_lsn(client, "pg_current_wal_flush_lsn").await?;
+        if flushed >= inserted {
+            return Ok(flushed);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    // Between two pages the position for the next insert is beyond the end of the last record, and stays there.
+    fetch_lsn(client, "pg_current_wal_flush_lsn").await
 }

@@ -3,6 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -10,6 +11,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, NoTls, Simpl
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::error::{self, ConnectError, ServerError};
+use super::liveness::{self, Seen, Watched};
 use super::settings::{self, Purpose};
 use super::socket::{self, Wire};
 use super::tls;
@@ -42,15 +44,19 @@ pub async fn connect(to: &PostgresConnection, purpose: Purpose) -> Result<Sessio
         .options(settings::options(purpose))
         // TLS is done before the driver gets the stream, so that replication connections share it.
         .ssl_mode(tokio_postgres::config::SslMode::Disable);
-    let (client, connection) = establish(to, |wire| {
-        let config = config.clone();
-        async move { config.connect_raw(wire, NoTls).await.map_err(|error| startup_error(to, &error)) }
+    let (client, connection, seen) = establish(to, |wire| {
+        let (config, seen) = (config.clone(), Arc::<Seen>::default());
+        async move {
+            let started = config.connect_raw(Watched::new(wire, seen.clone()), NoTls).await;
+            let (client, connection) = started.map_err(|error| startup_error(to, &error))?;
+            Ok((client, connection, seen))
+        }
     })
     .await?;
     let wanted = CancellationToken::new();
-    tokio::spawn(drive(connection, wanted.clone(), client.cancel_token(), to.clone()));
+    tokio::spawn(drive(connection, wanted.clone(), client.cancel_token(), to.clone(), seen.clone()));
     let mut session = Session { client, server_version: 0, _connection: wanted.drop_guard() };
-    let prepared = timeout(STARTUP_TIMEOUT, prepare(&mut session, to, purpose)).await;
+    let prepared = timeout(STARTUP_TIMEOUT, prepare(&mut session, to, purpose, &seen)).await;
     prepared.unwrap_or_else(|_| Err(silent(to)))?;
     Ok(session)
 }
@@ -60,6 +66,7 @@ async fn prepare(
     session: &mut Session,
     to: &PostgresConnection,
     purpose: Purpose,
+    seen: &Seen,
 ) -> Result<(), ConnectError> {
     let failed = |error: tokio_postgres::Error| startup_error(to, &error);
     let messages = session.client.simple_query(&settings::verification_query()).await.map_err(failed)?;
@@ -71,6 +78,7 @@ async fn prepare(
     });
     let found = settings::verify(&to.name, &row.unwrap_or_default())?;
     session.server_version = found.server_version;
+    seen.set_pid(found.pid);
     let mut more = Vec::new();
     if found.server_version >= 170_000 {
         // Older servers would refuse the whole connection for a setting they don't know.
@@ -202,7 +210,7 @@ fn startup_error(to: &PostgresConnection, error: &tokio_postgres::Error) -> Conn
     }
 }
 
-type RawConnection = Connection<Wire, tokio_postgres::tls::NoTlsStream>;
+type RawConnection = Connection<Watched, tokio_postgres::tls::NoTlsStream>;
 
 /// Moves the session's bytes until either side ends it.
 async fn drive(
@@ -210,9 +218,15 @@ async fn drive(
     unwanted: CancellationToken,
     cancel: CancelToken,
     to: PostgresConnection,
+    seen: Arc<Seen>,
 ) {
     tokio::select! {
         () = exchange(&mut connection, &to.name) => return,
+        () = liveness::lost(&to, &seen) => {
+            tracing::warn!(event = "connection_lost", connection = to.name,
+                "the server knows nothing of what a connection to it waits for: ending that connection");
+            return;
+        }
         () = unwanted.cancelled() => {}
     }
     // The client is gone: the driver says goodbye as soon as the last statement is done.

@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::io;
 
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, ErrorPosition};
 
 /// An error or notice of a server, without the parts that carry row values (DETAIL, CONTEXT, and quoted
 /// values in the message).
@@ -32,13 +32,15 @@ impl ServerError {
             ("column", error.column()),
             ("constraint", error.constraint()),
         ];
-        ServerError {
+        let said = ServerError {
             severity: error.severity().to_owned(),
             code: error.code().code().to_owned(),
-            message: message_without_values(error),
+            message: error.message().to_owned(),
             hint: error.hint().map(str::to_owned),
             place: place.into_iter().filter_map(|(k, v)| v.map(|v| (k, v.to_owned()))).collect(),
-        }
+        };
+        let is_within_function = matches!(error.position(), Some(ErrorPosition::Internal { .. }));
+        said.without_values(error.file(), error.routine(), is_within_function)
     }
 
     /// From the body of an ErrorResponse or NoticeResponse. What can't be read of it is left out.
@@ -50,6 +52,7 @@ impl ServerError {
             hint: None,
             place: Vec::new(),
         };
+        let (mut file, mut routine, mut is_within_function) = (None, None, false);
         for field in body.split(|&byte| byte == 0) {
             let Some((kind, value)) = field.split_first() else { break };
             let value = String::from_utf8_lossy(value).into_owned();
@@ -63,11 +66,28 @@ impl ServerError {
                 b't' => error.place.push(("table", value)),
                 b'c' => error.place.push(("column", value)),
                 b'n' => error.place.push(("constraint", value)),
+                b'F' => file = Some(value),
+                b'R' => routine = Some(value),
+                b'q' => is_within_function = true,
                 _ => {}
             }
         }
-        error.message = without_values(&error.code, &error.message);
-        error
+        error.without_values(file.as_deref(), routine.as_deref(), is_within_function)
+    }
+
+    /// What of it may be shown. A function's own words may say anything, under any code, in any field; and what is wrong
+    /// with SQL that a function has put together may be the values in it.
+    fn without_values(self, file: Option<&str>, routine: Option<&str>, is_within_function: bool) -> Self {
+        let is_raised = ["P0", "38"].iter().any(|class| self.code.starts_with(class))
+            || routine == Some("exec_stmt_raise")
+            || file.is_some_and(|file| RAISING_FILES.iter().any(|start| file.starts_with(start)));
+        if is_raised {
+            let message = "raised by a function; its words are in the server's log".to_owned();
+            return ServerError { message, hint: None, place: Vec::new(), ..self };
+        }
+        let may_quote = self.code.starts_with("22") || is_within_function && self.code == "42601";
+        let message = if may_quote { without_values(&self.message) } else { self.message };
+        ServerError { message, ..self }
     }
 
     /// Whether the same may work later without anyone's doing.
@@ -148,10 +168,8 @@ fn is_transient_code(code: &str) -> bool {
     code.starts_with("08") || code.starts_with("53") || CODES.contains(&code)
 }
 
-/// The server's words, with the values that errors of class 22 (data exception) quote replaced by `…`.
-pub fn message_without_values(error: &DbError) -> String {
-    without_values(error.code().code(), error.message())
-}
+/// Source files of the server's in which functions written in other languages than SQL raise what they like.
+const RAISING_FILES: [&str; 4] = ["plpy", "plperl", "pltcl", "plv8"];
 
 /// Quotes after one of these words hold a name; all others may hold data.
 const NAMING_WORDS: [&str; 10] = [
@@ -167,14 +185,8 @@ const NAMING_WORDS: [&str; 10] = [
     "domain",
 ];
 
-fn without_values(code: &str, message: &str) -> String {
-    // What a user's function raises may say anything.
-    if code.starts_with("P0") || code.starts_with("38") {
-        return "raised by a function; its words are in the server's log".to_owned();
-    }
-    if !code.starts_with("22") {
-        return message.to_owned();
-    }
+/// Errors of class 22 (data exception) quote values.
+fn without_values(message: &str) -> String {
     let mut kept = String::with_capacity(message.len());
     let mut rest = message;
     while let Some(start) = rest.find('"') {
@@ -364,7 +376,7 @@ mod tests {
             ),
             ("42703", r#"column "a" does not exist"#, r#"column "a" does not exist"#),
         ] {
-            assert_eq!(without_values(code, message), shown);
+            assert_eq!(server(code, message).message, shown);
         }
     }
 
@@ -379,6 +391,26 @@ mod tests {
             "duplicate key value violates unique constraint \"t_pkey\" (SQLSTATE 23505, schema public, table t, \
              constraint t_pkey). Hint: ask again"
         );
+    }
+
+    #[test]
+    fn what_functions_say_is_not_shown_whatever_code_they_give_it() {
+        for (code, origin, is_shown) in [
+            ("P0001", "", false),
+            ("38000", "", false),
+            ("23514", "Fpl_exec.c\0Rexec_stmt_raise\0", false),
+            ("01000", "Fpl_exec.c\0Rexec_stmt_raise\0", false),
+            ("22000", "Fplpy_plpymodule.c\0RPLy_output\0", false),
+            ("XX000", "Fplperl.c\0Rplperl_call_perl_func\0", false),
+            ("23514", "FexecMain.c\0RExecConstraints\0", true),
+            ("42601", "Fscan.l\0Rscanner_yyerror\0", true),
+            ("42601", "qSELECT secret\0Fscan.l\0Rscanner_yyerror\0", false),
+        ] {
+            let body = format!("VERROR\0C{code}\0Msaid \"secret\"\0{origin}Hsay secret\0nsecret\0\0");
+            let error = ServerError::decode(body.as_bytes());
+            let text = if code == "42601" { error.message } else { error.to_string() };
+            assert_eq!(text.contains("secret"), is_shown, "{code} {origin}: {text}");
+        }
     }
 
     #[test]

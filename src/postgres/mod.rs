@@ -6,13 +6,14 @@ pub mod catalog;
 mod connect;
 pub mod error;
 pub mod ident;
+mod liveness;
 mod raw;
 mod settings;
 mod socket;
 mod tls;
 
 pub use connect::{Session, connect};
-pub use error::{ConnectError, ServerError, describe, is_transient, message_without_values};
+pub use error::{ConnectError, ServerError, describe, is_transient};
 pub use raw::{BackendMessage, MessageReader, RawConnection, RawError, RawRow};
 pub use settings::Purpose;
 pub use socket::Wire;

@@ -100,13 +100,15 @@ pub(super) struct Found {
     pub server_version: u32,
     /// Whether commits may be lost in a crash although they were reported.
     pub commits_asynchronously: bool,
+    /// The server's process; 0 where it doesn't say.
+    pub pid: i32,
 }
 
 /// One query whose row [`verify`] reads.
 pub(super) fn verification_query() -> String {
     let names = ["server_version_num", "synchronous_commit"].into_iter().chain(VERIFIED);
-    let columns: Vec<_> = names.map(|name| format!("pg_catalog.current_setting('{name}')")).collect();
-    format!("SELECT {}", columns.join(", "))
+    let columns: String = names.map(|name| format!("pg_catalog.current_setting('{name}'), ")).collect();
+    format!("SELECT {columns}pg_catalog.pg_backend_pid()")
 }
 
 /// Checks the row of [`verification_query`].
@@ -127,14 +129,15 @@ pub(super) fn verify(connection: &str, row: &[Option<&str>]) -> Result<Found, Co
     }
     let server_version =
         value(0).and_then(|text| text.parse().ok()).ok_or_else(|| pooler("server_version_num", value(0)))?;
-    Ok(Found { server_version, commits_asynchronously: value(1) == Some("off") })
+    let pid = value(VERIFIED.len() + 2).and_then(|text| text.parse().ok()).unwrap_or_default();
+    Ok(Found { server_version, commits_asynchronously: value(1) == Some("off"), pid })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GOOD: [Option<&str>; 9] = [
+    const GOOD: [Option<&str>; 10] = [
         Some("150018"),
         Some("on"),
         Some("ISO, DMY"),
@@ -144,6 +147,7 @@ mod tests {
         Some("3"),
         Some("off"),
         Some("on"),
+        Some("4711"),
     ];
 
     #[test]
@@ -168,7 +172,7 @@ mod tests {
     #[test]
     fn the_settings_asked_for_are_found() {
         let found = verify("db", &GOOD).unwrap();
-        assert_eq!(found, Found { server_version: 150018, commits_asynchronously: false });
+        assert_eq!(found, Found { server_version: 150018, commits_asynchronously: false, pid: 4711 });
     }
 
     #[test]

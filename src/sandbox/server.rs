@@ -46,6 +46,8 @@ pub struct ServerOptions {
     pub bin_dir: Option<PathBuf>,
     /// Major version to look for.
     pub major: Option<u32>,
+    /// Made by an initdb of its own: others of this process have one system identifier.
+    pub is_distinct: bool,
 }
 
 impl ServerOptions {
@@ -55,6 +57,10 @@ impl ServerOptions {
         self
     }
 }
+
+/// How a standby is made: the settings beside those of any server.
+const STANDBY_SETTINGS: &[(&str, &str)] =
+    &[("hot_standby_feedback", "on"), ("wal_retrieve_retry_interval", "100ms")];
 
 /// How a server is told to stop, as pg_ctl names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,16 +93,56 @@ impl PostgresServer {
             })?,
             None => Binaries::find(options.major)?,
         };
-        let template = template_of(&binaries)?;
         let folder = Folder::create()?;
-        run(
-            "cp",
-            folder.command(Path::new("cp")).arg("-R").arg(template.path().join("data")).arg(folder.path()),
-        )?;
+        if options.is_distinct {
+            init(&binaries, &folder)?;
+        } else {
+            let data = template_of(&binaries)?.path().join("data");
+            run("cp", folder.command(Path::new("cp")).arg("-R").arg(data).arg(folder.path()))?;
+        }
         let mut server = PostgresServer { binaries, port: free_port(), child: None, folder };
         server.configure(options)?;
         server.start_again()?;
         Ok(server)
+    }
+
+    /// Makes a standby of this server, which is stopped for a moment: its data folder is copied. The standby follows by
+    /// streaming and takes connections; `primary_slot_name` and more are the options' to set.
+    pub fn start_standby(&mut self, options: &ServerOptions) -> Result<Self, SandboxError> {
+        self.stop(StopMode::Fast)?;
+        let copied = self.copy();
+        self.start_again()?;
+        let mut standby = copied?;
+        let primary = format!("host=127.0.0.1 port={} user={} dbname=postgres", self.port, Self::SUPERUSER);
+        let mut of_standby = ServerOptions { password: None, ..options.clone() };
+        let settings = STANDBY_SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings = settings.chain([("primary_conninfo".to_owned(), primary)]);
+        of_standby.settings = settings.chain(options.settings.iter().cloned()).collect();
+        standby.configure(&of_standby)?;
+        standby.folder.write("data/standby.signal", "")?;
+        standby.start_again()?;
+        Ok(standby)
+    }
+
+    /// A server with a copy of this one's data, but for its replication slots, not started yet.
+    fn copy(&self) -> Result<Self, SandboxError> {
+        let folder = Folder::create()?;
+        let copy = |command: &mut Command| run("cp", command);
+        copy(folder.command(Path::new("cp")).arg("-R").arg(self.data_dir()).arg(folder.path()))?;
+        let server =
+            PostgresServer { binaries: self.binaries.clone(), port: free_port(), child: None, folder };
+        let slots = server.data_dir().join("pg_replslot");
+        let entries = fs::read_dir(&slots).map_err(SandboxError::io("cannot read", &slots))?;
+        for slot in entries.flatten() {
+            fs::remove_dir_all(slot.path()).map_err(SandboxError::io("cannot remove", slot.path()))?;
+        }
+        Ok(server)
+    }
+
+    /// Makes a standby a primary, and waits until it is.
+    pub fn promote(&self) -> Result<(), SandboxError> {
+        let seconds = PATIENCE.as_secs().to_string();
+        run("pg_ctl promote", self.pg_ctl().args(["promote", "-w", "-t", &seconds]))
     }
 
     /// TCP port at 127.0.0.1; stays the same for the server's life.
@@ -266,7 +312,7 @@ impl PostgresServer {
             // Line 1 is the pid, line 8 the state.
             let text = fs::read_to_string(&pid_file).unwrap_or_default();
             let lines: Vec<&str> = text.lines().map(str::trim).collect();
-            if lines.first() == Some(&pid.as_str()) && lines.get(7) == Some(&"ready") {
+            if lines.first() == Some(&pid.as_str()) && matches!(lines.get(7), Some(&"ready" | &"standby")) {
                 return Ok(true);
             }
             thread::sleep(Duration::from_millis(10));
@@ -306,6 +352,18 @@ impl Drop for PostgresServer {
     }
 }
 
+fn init(binaries: &Binaries, folder: &Folder) -> Result<(), SandboxError> {
+    run(
+        "initdb",
+        folder
+            .command(&binaries.program("initdb"))
+            .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--username"])
+            .arg(PostgresServer::SUPERUSER)
+            .arg("--pgdata")
+            .arg(folder.path().join("data")),
+    )
+}
+
 /// A data folder fresh from initdb, made once for each process and version: copying it takes a fraction of
 /// initdb's time.
 fn template_of(binaries: &Binaries) -> Result<Arc<Folder>, SandboxError> {
@@ -316,15 +374,7 @@ fn template_of(binaries: &Binaries) -> Result<Arc<Folder>, SandboxError> {
         return Ok(template.clone());
     }
     let folder = Folder::create()?;
-    run(
-        "initdb",
-        folder
-            .command(&binaries.program("initdb"))
-            .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--username"])
-            .arg(PostgresServer::SUPERUSER)
-            .arg("--pgdata")
-            .arg(folder.path().join("data")),
-    )?;
+    init(binaries, &folder)?;
     let folder = Arc::new(folder);
     templates.insert(binaries.clone(), folder.clone());
     Ok(folder)

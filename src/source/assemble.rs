@@ -174,6 +174,7 @@ mod tests {
             type_oid: 25,
             type_modifier: -1,
             is_identity,
+            is_later: false,
         };
         let columns = vec![column("id", true), column("big", identity == ReplicaIdentity::Full)];
         Relation { oid: 1, schema: "s".into(), table: "t".into(), identity, columns }

@@ -36,6 +36,14 @@ impl Publication {
     pub fn table(&self, oid: u32) -> Option<&PublishedTable> {
         self.tables.iter().find(|t| t.oid == oid)
     }
+
+    /// What tells this publication of these tables from one that was made anew, or that they were taken out of and put
+    /// back into: kept with checkpoints, since changes made in between are in no stream.
+    pub fn marks(&self, oids: impl Iterator<Item = u32>) -> String {
+        let mut entries: Vec<u32> = oids.filter_map(|oid| self.table(oid)).map(|t| t.entry_oid).collect();
+        entries.sort_unstable();
+        entries.iter().fold(self.oid.to_string(), |marks, entry| format!("{marks} {entry}"))
+    }
 }
 
 /// Reads a publication; None if there is none of that name.
@@ -125,5 +133,29 @@ mod tests {
             "CREATE PUBLICATION trucker_shop FOR TABLE ONLY public.orders, ONLY \"Odd\".\"a\"\"b\" \
              WITH (publish_via_partition_root = true)"
         );
+    }
+
+    #[test]
+    fn tables_are_added_under_a_lock_where_the_server_would_lose_open_transactions() {
+        let tables = [relation_sql("public", "a"), relation_sql("public", "b")];
+        for (version, is_locked) in [
+            (140_017, true),
+            (140_018, false),
+            (150_012, true),
+            (150_013, false),
+            (160_002, true),
+            (160_009, false),
+            (170_004, true),
+            (170_005, false),
+            (180_000, false),
+        ] {
+            let sql = add_sql(version, "p", &tables);
+            assert_eq!(
+                sql.contains("LOCK TABLE ONLY public.a, ONLY public.b IN"),
+                is_locked,
+                "{version}: {sql}"
+            );
+            assert!(sql.contains("ALTER PUBLICATION p ADD TABLE ONLY public.a, ONLY public.b"), "{sql}");
+        }
     }
 }

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
+use super::stream::StreamError;
 use crate::change::Lsn;
+use crate::config::PostgresConnection;
+use crate::postgres::RawConnection;
 
 /// How long creating a slot may wait before it is said for whom.
 const QUIET: Duration = Duration::from_secs(5);
@@ -24,6 +28,10 @@ pub struct Slot {
     pub lost: Option<String>,
     /// Ends with the session that made it.
     pub is_temporary: bool,
+    /// Postgres carries it over to standbys that ask for it (17 and later).
+    pub is_failover: bool,
+    /// Sends prepared transactions before they are committed.
+    pub is_two_phase: bool,
 }
 
 /// Reads a slot; None if there is none of that name.
@@ -37,8 +45,9 @@ pub async fn fetch(
         160_000.. => "CASE WHEN wal_status = 'lost' THEN 'wal_removed' WHEN conflicting THEN 'conflict' END",
         _ => "CASE WHEN wal_status = 'lost' THEN 'wal_removed' END",
     };
+    let failover = if server_version >= 170_000 { "failover" } else { "false" };
     let sql = format!(
-        "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary \
+        "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary, {failover}, two_phase \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1"
     );
     let row = client.query_opt(&sql, &[&name]).await?;
@@ -49,6 +58,8 @@ pub async fn fetch(
         active_pid: row.get(3),
         lost: row.get(4),
         is_temporary: row.get(5),
+        is_failover: row.get(6),
+        is_two_phase: row.get(7),
     }))
 }
 
@@ -65,12 +76,13 @@ pub struct Retention {
     pub confirmed_flush_lsn: Option<Lsn>,
 }
 
-/// Reads what a slot keeps; None if there is none of that name.
+/// Reads what a slot keeps; None if there is none of that name. On a standby, of what is replayed.
 pub async fn fetch_retention(
     client: &Client,
     name: &str,
 ) -> Result<Option<Retention>, tokio_postgres::Error> {
-    let sql = "SELECT (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint, safe_wal_size, wal_status, \
+    let sql = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+                 ELSE pg_catalog.pg_current_wal_lsn() END - restart_lsn)::bigint, safe_wal_size, wal_status, \
                confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
     let row = client.query_opt(sql, &[&name]).await?;
     Ok(row.map(|row| Retention {
@@ -81,19 +93,88 @@ pub async fn fetch_retention(
     }))
 }
 
-/// Creates the slot and answers the LSN that it starts at. Waits, however long, for the transactions that were
-/// writing when it began; dropping the future cancels it, and the server drops the half-made slot.
-pub async fn create(client: &Client, other: &Client, name: &str) -> Result<Lsn, tokio_postgres::Error> {
-    let sql = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')";
+/// Creates the slot, to be carried over to standbys if `is_failover`, and answers the LSN that it starts at. Waits, however
+/// long, for the transactions that were writing when it began, which `main`, a session of the main server, tells of; None if
+/// `stop` came first. `other` is another session of the same server and role.
+pub async fn create(
+    client: &Client,
+    other: &Client,
+    main: &Client,
+    name: &str,
+    is_failover: bool,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0);
+    let failover = if is_failover { ", failover => true" } else { "" };
+    let sql = format!(
+        "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput'{failover})"
+    );
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&name];
-    let creation = client.query_one(sql, &params);
-    tokio::pin!(creation);
+    let creation = client.query_one(&sql, &params);
+    let lsn = |row: Row| -> Lsn { row.get::<_, String>(0).parse().unwrap_or_default() };
+    tokio::pin!(creation, stop);
     loop {
         tokio::select! {
-            row = &mut creation => return Ok(row?.get::<_, String>(0).parse().unwrap_or_default()),
-            () = tokio::time::sleep(QUIET) => tell_blockers(other, "the replication slot's creation").await,
+            row = &mut creation => return Ok(Some(lsn(row?))),
+            () = &mut stop => break,
+            () = tokio::time::sleep(QUIET) => tell_blockers(main, "the replication slot's creation").await,
         }
     }
+    // Only closing the connection, the server would wait on, make the slot at last, and keep WAL for nobody.
+    other.execute("SELECT pg_catalog.pg_cancel_backend($1)", &[&pid]).await?;
+    match creation.await {
+        Ok(row) => Ok(Some(lsn(row))),
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Has a slot that exists carried over to standbys from now on.
+pub async fn make_failover(on: &PostgresConnection, name: &str) -> Result<(), StreamError> {
+    let mut connection = RawConnection::connect(on).await?;
+    let done = connection.query(&format!("ALTER_REPLICATION_SLOT {name} (FAILOVER true)")).await;
+    done.map(drop).map_err(StreamError::from)
+}
+
+/// Does `work` while a temporary slot of the session's exists; it is given the slot's name and the LSN that it starts at.
+/// Every transaction that commits from there on has begun after the call: all that were writing then have ended.
+pub async fn with_temporary<T>(
+    client: &Client,
+    base: &str,
+    work: impl AsyncFnOnce(&str, Lsn) -> Result<T, tokio_postgres::Error>,
+) -> Result<T, tokio_postgres::Error> {
+    let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0);
+    let name = format!("{}_{pid}", &base[..base.len().min(50)]);
+    let sql = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', temporary => true)";
+    let lsn = client.query_one(sql, &[&name]).await?.get::<_, String>(0).parse().unwrap_or_default();
+    let done = work(&name, lsn).await;
+    // An open transaction, or a broken connection, would fail here and end the slot as well.
+    let dropped = client.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&name]).await;
+    let done = done?;
+    dropped.map(|_| done)
+}
+
+/// Whether a transaction of the publication's has its commit record where a record that follows `lsn` may begin: right
+/// there, or after the head of a page. `slot` must start at or before `lsn`, and goes up to there.
+pub async fn has_commit_at(
+    client: &Client,
+    slot: &str,
+    publication: &str,
+    lsn: Lsn,
+) -> Result<bool, tokio_postgres::Error> {
+    const PAGE_HEAD_MAX: u64 = 40;
+    let advance = "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn)";
+    client.execute(advance, &[&slot, &lsn.to_string()]).await?;
+    let upto = Lsn(lsn.0 + PAGE_HEAD_MAX + 1).to_string();
+    // Message B, Begin, holds the commit's position in its first eight bytes.
+    let sql = "SELECT substr(data, 2, 8) FROM pg_catalog.pg_logical_slot_peek_binary_changes($1, $2::text::pg_lsn, NULL, \
+               'proto_version', '1', 'publication_names', $3) WHERE get_byte(data, 0) = ascii('B')";
+    let commits = client.query(sql, &[&slot, &upto, &publication]).await?;
+    let begins_near = |bytes: &[u8]| {
+        let commit = bytes.try_into().map_or(0, u64::from_be_bytes);
+        (lsn.0..=lsn.0 + PAGE_HEAD_MAX).contains(&commit)
+    };
+    Ok(commits.iter().any(|row| begins_near(row.get(0))))
 }
 
 /// Says which open transactions something waits for. A failure to find out is none of the waiting one's.

@@ -49,6 +49,8 @@ pub struct InputTable {
     pub from_sql: String,
     /// All columns, in the catalog's order.
     pub columns: Vec<InputColumn>,
+    /// Its primary key's columns; empty where it has none.
+    pub primary_key: Vec<String>,
 }
 
 impl InputTable {
@@ -71,7 +73,11 @@ impl InputTable {
                 expression,
             }
         });
-        InputTable { from_sql: table.from_sql(), columns: columns.collect() }
+        InputTable {
+            from_sql: table.from_sql(),
+            columns: columns.collect(),
+            primary_key: table.primary_key().map(<[String]>::to_vec).unwrap_or_default(),
+        }
     }
 
     /// Names of the columns that `new` has.
@@ -308,6 +314,7 @@ mod tests {
                 column("tags", "_text", Some(1), false, None),
                 column("twice", "int4", None, false, Some("(id * 2)")),
             ],
+            primary_key: vec!["id".into()],
         }
     }
 

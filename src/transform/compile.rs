@@ -13,7 +13,7 @@ use super::render::{RenderedFile, Scene, render_file};
 use super::scan::Scope;
 use crate::change::{Operation, Relation};
 use crate::config::{Action, Pipeline, SqlFile, TableName};
-use crate::postgres::catalog::Table;
+use crate::postgres::catalog::{TEXT_OID, Table};
 use crate::postgres::ident::{quote_ident, quote_idents};
 
 /// Where an operation's rows come from.
@@ -272,12 +272,16 @@ impl Compiler<'_> {
     }
 
     /// Whether a value of that column goes into the output's column of the same name as it is: same type, or a
-    /// type of the user's, which is the output's own business to read.
+    /// type of the user's, which is the output's own business to read, or into a text.
     fn is_same_type(&self, name: &str) -> bool {
         let Some(target) = self.types.target.as_deref() else { return true };
         match (self.source.column(name), target.column(name)) {
             (Some(from), Some(to)) => {
-                !to.type_name.is_builtin() || from.type_name.base_oid == to.type_name.base_oid
+                // An enum's label, say, in a text: it may be called otherwise by now.
+                let is_its_text = to.type_name.base_oid == TEXT_OID
+                    && !from.type_name.is_builtin()
+                    && !self.types.with_text_cast.contains(&from.type_name.base_oid);
+                !to.type_name.is_builtin() || from.type_name.base_oid == to.type_name.base_oid || is_its_text
             }
             _ => false,
         }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::ErrorPosition;
+use tokio_postgres::{Client, Row};
 
 use super::SqlProblem;
 use super::chain::{Chain, Param};
@@ -106,6 +106,8 @@ pub async fn prepare_some(
     let select = format!("SELECT trucker_change.n{values}\n");
     let sql = format!("{select}{}\nORDER BY trucker_change.n", chain.from);
     let statement = client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    // Preparing doesn't ask for rights.
+    explain(client, "SELECT", &chain).await.map_err(|e| locate(e, "", 0, &chain.files))?;
     let columns = columns.into_iter().map(|c| c.column).collect();
     let params = chain.params.clone();
     Ok(Query { statement, params, columns, chain, chain_start: select.len() })
@@ -119,7 +121,17 @@ pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Resul
     let select = format!("SELECT {}\n", values.join(", "));
     let sql = format!("{select}{}", chain.from);
     client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    explain(client, "SELECT", &chain).await.map_err(|e| locate(e, "", 0, &chain.files))?;
     Ok(CopyQuery { sql, columns: columns.into_iter().map(|c| c.column).collect(), chain })
+}
+
+/// The plan of a chain over no changes, which the server makes only for who may run it.
+async fn explain(client: &Client, select: &str, chain: &Chain) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let mut from = chain.from.clone();
+    for place in (1..=chain.params.len()).rev() {
+        from = from.replace(&format!("${place}::"), "'{}'::");
+    }
+    client.query(&format!("EXPLAIN (VERBOSE, COSTS OFF) {select}\n{from}"), &[]).await
 }
 
 impl Query {
@@ -133,12 +145,7 @@ impl Query {
     pub async fn needs_unsent(&self, client: &Client) -> Result<bool, CompileError> {
         let values: Vec<String> =
             self.columns.iter().map(|c| format!("trucker_result.{}", quote_ident(&c.name))).collect();
-        let mut from = self.chain.from.clone();
-        for place in (1..=self.chain.params.len()).rev() {
-            from = from.replace(&format!("${place}::"), "'{}'::");
-        }
-        let sql = format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT {}\n{from}", values.join(", "));
-        let plan = client.query(&sql, &[]).await?;
+        let plan = explain(client, &format!("SELECT {}", values.join(", ")), &self.chain).await?;
         Ok(plan.iter().any(|row| row.get::<_, String>(0).contains(super::chain::UNSENT)))
     }
 

@@ -5,7 +5,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::chain::{InputTable, Param, Side};
-use crate::change::{Cell, Change, Relation, TupleBuilder};
+use crate::change::{Cell, Change, Relation, ReplicaIdentity, TupleBuilder};
 use crate::postgres::array::ArrayText;
 use crate::postgres::ident::quote_ident;
 
@@ -26,8 +26,8 @@ pub async fn fetch_unchanged(
 ) -> Result<Vec<Option<Change>>, tokio_postgres::Error> {
     let missing: Vec<usize> =
         (0..relation.columns.len()).filter(|&cell| changes.iter().any(|c| is_unchanged(c, cell))).collect();
-    let keys: Vec<usize> = (0..relation.columns.len()).filter(|&c| relation.columns[c].is_identity).collect();
-    let sql = statement(input, relation, types_with_text_cast, &missing, &keys);
+    let (keys, is_whole_row) = locating_cells(input, relation);
+    let sql = statement(input, relation, types_with_text_cast, &missing, &keys, is_whole_row);
     let mut arrays = vec![ArrayText::default(); keys.len()];
     for change in changes {
         for (&key, array) in keys.iter().zip(&mut arrays) {
@@ -42,6 +42,26 @@ pub async fn fetch_unchanged(
         completed[at] = changes.get(at).map(|change| complete(change, &missing, &row));
     }
     Ok(completed)
+}
+
+/// The cells that a row is found by, and whether that is all there is of it: REPLICA IDENTITY FULL without a primary key.
+fn locating_cells(input: &InputTable, relation: &Relation) -> (Vec<usize>, bool) {
+    let cells = 0..relation.columns.len();
+    if relation.identity != ReplicaIdentity::Full {
+        return (cells.filter(|&cell| relation.columns[cell].is_identity).collect(), false);
+    }
+    let primary: Option<Vec<usize>> =
+        input.primary_key.iter().map(|name| relation.column_index(name)).collect();
+    match primary.filter(|cells| !cells.is_empty()) {
+        Some(cells) => (cells, false),
+        None => {
+            let is_there = |cell: &usize| {
+                let column = &relation.columns[*cell];
+                !column.is_later && input.columns.iter().any(|c| c.cell == Some(*cell))
+            };
+            (cells.filter(is_there).collect(), true)
+        }
+    }
 }
 
 fn is_unchanged(change: &Change, cell: usize) -> bool {
@@ -62,6 +82,7 @@ fn statement(
     types_with_text_cast: &[u32],
     missing: &[usize],
     keys: &[usize],
+    is_whole_row: bool,
 ) -> String {
     let of_cell = |cell: usize| input.columns.iter().find(|c| c.cell == Some(cell));
     let values = missing.iter().map(|&cell| {
@@ -73,10 +94,16 @@ fn statement(
         }
     });
     let arrays = keys.iter().enumerate().map(|(place, &cell)| {
-        let array = of_cell(cell).and_then(|c| c.array_sql.as_deref()).unwrap_or("pg_catalog._text");
-        format!("${}::{array}", place + 1)
+        let array = of_cell(cell).and_then(|c| c.array_sql.as_deref()).filter(|_| !is_whole_row);
+        format!("${}::{}", place + 1, array.unwrap_or("pg_catalog._text"))
     });
     let matches = keys.iter().enumerate().map(|(place, &cell)| {
+        if is_whole_row {
+            // As texts, as they were sent: not every type has an equality, and NULLs are to be equal.
+            let name = format!("t.{}", quote_ident(&relation.columns[cell].name));
+            let text = format!("CASE WHEN {name} IS NOT NULL THEN pg_catalog.concat({name}) END");
+            return format!("{text} IS NOT DISTINCT FROM k.k{place}");
+        }
         let cast = match of_cell(cell) {
             Some(column) if column.array_sql.is_none() => format!("::{}", column.type_sql),
             _ => String::new(),

@@ -28,6 +28,7 @@ fn to(server: &PostgresServer, user: &str) -> PostgresConnection {
         ssl_key: None,
         wal_budget: Default::default(),
         replica: None,
+        failover: false,
     }
 }
 

@@ -9,7 +9,7 @@ use super::harness::{Database, Random, Scenario, Session, Trucker, config, is_so
 
 /// Each change of `t` is a line of `log`; `t` is copied too; `nr` of the source says in which order rows
 /// were written by one session.
-fn copy_and_log(s: Scenario) -> Scenario {
+pub fn copy_and_log(s: Scenario) -> Scenario {
     let append = "on: {insert: insert, update: insert, delete: insert, truncate: ignore}";
     s.on_source(
         "CREATE TABLE t (id int PRIMARY KEY, worker int, n int); ALTER TABLE t REPLICA IDENTITY FULL;
@@ -74,7 +74,7 @@ fn transaction(worker: u64, random: &mut Random) -> String {
 }
 
 /// Runs `disturb` while three workers write; then everything has to be there, once and in order.
-fn check_under_load(s: &Scenario, random: &mut Random, disturb: impl FnOnce(&mut Random)) {
+pub fn check_under_load(s: &Scenario, random: &mut Random, disturb: impl FnOnce(&mut Random)) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for worker in 1..=3 {
@@ -98,16 +98,16 @@ fn check_under_load(s: &Scenario, random: &mut Random, disturb: impl FnOnce(&mut
 }
 
 /// Starts the log's pipeline before the first change, so that the audit and the log begin alike.
-fn begin(s: &Scenario) {
+pub fn begin(s: &Scenario) {
     s.once();
 }
 
-fn kills() -> u64 {
+pub fn kills() -> u64 {
     if is_soak() { 300 } else { 10 }
 }
 
 /// Lets the program get somewhere: until it has loaded `count` further lines of the log.
-fn let_work(s: &Scenario, trucker: &mut Trucker, count: u64) {
+pub fn let_work(s: &Scenario, trucker: &mut Trucker, count: u64) {
     let lines = || s.output.try_rows("SELECT count(*) FROM log").map_or(0, |rows| number(&rows[0][0]));
     let before = lines();
     trucker.until("loading", || lines() >= before + count);

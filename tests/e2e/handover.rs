@@ -13,14 +13,14 @@ fn append() -> &'static str {
     "on: {insert: insert, update: ignore, delete: ignore, truncate: ignore}"
 }
 
-fn copy_and_append(s: Scenario) -> Scenario {
+pub fn copy_and_append(s: Scenario) -> Scenario {
     s.on_source("CREATE TABLE t (id bigserial PRIMARY KEY, v int)")
         .on_output("CREATE TABLE t (id bigint PRIMARY KEY, v int); CREATE TABLE log (id bigint)")
         .pipeline("t", &config("t", "t", &[]), &[])
         .pipeline("log", &config("t", "log", &[append()]), &[("transform.sql", "SELECT row.id")])
 }
 
-fn with_writers(s: &Scenario, seed: u64, act: impl FnOnce()) {
+pub fn with_writers(s: &Scenario, seed: u64, act: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     let mut random = Random::seeded(seed);
     thread::scope(|scope| {
@@ -45,7 +45,7 @@ fn with_writers(s: &Scenario, seed: u64, act: impl FnOnce()) {
     });
 }
 
-fn assert_handed_over(s: &Scenario) {
+pub fn assert_handed_over(s: &Scenario) {
     s.assert_table_same("t");
     s.assert_same("SELECT id FROM t", "SELECT id FROM log");
 }

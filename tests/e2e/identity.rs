@@ -76,12 +76,20 @@ fn tables_whose_updates_would_fail_are_refused_with_the_cure_and_stay_unpublishe
             "REPLICA IDENTITY",
         ),
         ("CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, v int)", "REPLICA IDENTITY FULL"),
+        (
+            "CREATE TABLE t (id int GENERATED ALWAYS AS (v + 0) STORED PRIMARY KEY, v int)",
+            "REPLICA IDENTITY FULL",
+        ),
     ] {
         let s = Scenario::new()
             .on_source(table)
             .on_output("CREATE TABLE t (id int PRIMARY KEY, v int)")
             .copies("t");
-        s.source.execute("INSERT INTO t VALUES (1, 1)");
+        s.source.execute(
+            "INSERT INTO t (v) VALUES (1)"
+                .replace("(v)", if table.contains("GENERATED") { "(v)" } else { "(id)" })
+                .as_str(),
+        );
         let finished = s.run_once();
         assert!(matches!(finished.code, Some(1 | 3)), "{table}: {finished:?}");
         let text = finished.text();

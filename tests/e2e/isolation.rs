@@ -136,3 +136,64 @@ fn a_failed_pipeline_keeps_the_wal_that_it_still_needs() {
     s.once();
     s.assert_same("SELECT * FROM t", "SELECT * FROM bad");
 }
+
+#[test]
+fn whole_transactions_before_the_one_that_fails_are_loaded_and_nothing_of_it() {
+    // All wait at once, the failing one so large that it goes in pieces, and fails in its last.
+    let s = good_and(
+        &config("t", "bad", &[]),
+        &[
+            ("transform.sql", "SELECT {{ row.id }} AS id, 100 / {{ row.v }} AS v"),
+            ("delete.sql", "SELECT {{ old.id }} AS id"),
+        ],
+    );
+    s.once();
+    for id in 1..=20 {
+        s.source.execute(&format!("INSERT INTO t VALUES ({id}, 1), ({id} + 100, 1)"));
+    }
+    s.source.execute("INSERT INTO t SELECT i, 80000 - i FROM generate_series(1001, 80000) i");
+    s.source.execute("INSERT INTO t VALUES (200, 1)");
+    s.once_fails(1);
+    s.assert_same("SELECT id, 100 FROM t WHERE id < 150", "SELECT * FROM bad");
+    s.assert_same("SELECT * FROM t", "SELECT * FROM good");
+    s.file("bad/transform.sql", "SELECT {{ row.id }} AS id, 100 / nullif({{ row.v }}, 0) AS v");
+    s.once();
+    s.assert_same("SELECT id, 100 / nullif(v, 0) FROM t", "SELECT * FROM bad");
+}
+
+#[test]
+fn a_pipeline_that_stumbles_again_and_again_does_not_keep_the_others_from_getting_on() {
+    let s = good_and(&config("t", "bad", &[]), &[]);
+    // Two of three transactions are told to try again.
+    s.output.execute(
+        "CREATE SEQUENCE tries; CREATE FUNCTION stumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF nextval('tries') % 3 <> 0 THEN RAISE 'again' USING ERRCODE = '40001'; END IF; RETURN NULL; END $$;
+         CREATE TRIGGER stumble BEFORE INSERT ON bad FOR EACH STATEMENT EXECUTE FUNCTION stumble()",
+    );
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    for round in 0..40 {
+        s.source
+            .execute(&format!("INSERT INTO t SELECT {round} * 1000 + i, 1 FROM generate_series(1, 1000) i"));
+    }
+    let written = std::time::Instant::now();
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
+    assert!(written.elapsed().as_secs() < 20, "took {:?}", written.elapsed());
+    s.source.execute("INSERT INTO t VALUES (-1, 1)");
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM bad");
+    assert!(s.output.number("SELECT last_value FROM tries") >= 3, "it never stumbled");
+    s.assert_same("SELECT * FROM t", "SELECT * FROM good");
+}
+
+#[test]
+fn a_table_that_is_lost_stops_the_pipelines_that_read_it_alone() {
+    let s = good_and(&config("u", "bad", &[]), &[]).on_source("CREATE TABLE u (id int PRIMARY KEY, v int)");
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    let slot = s.slot();
+    s.source.execute(&format!("ALTER PUBLICATION {slot} DROP TABLE u"));
+    trucker.until_said("public.u was dropped or taken out of publication");
+    s.source.execute("INSERT INTO t VALUES (1, 1)");
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
+    assert!(trucker.is_running());
+}

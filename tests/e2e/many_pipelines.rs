@@ -1,6 +1,8 @@
 //! Several pipelines, several sources and several outputs in one project.
 
-use super::harness::{Database, Scenario, config};
+use trucker::sandbox::{PostgresServer, ServerOptions};
+
+use super::harness::{Database, Scenario, config, private_server};
 
 #[test]
 fn several_pipelines_on_one_table_each_have_every_change() {
@@ -125,4 +127,63 @@ fn a_chain_of_pipelines_through_the_output_arrives_at_its_end() {
     s.until_same(&mut trucker, "SELECT id, v * 2 FROM t", "SELECT * FROM far");
     trucker.terminate();
     s.output.execute(&format!("SELECT pg_drop_replication_slot('{}')", s.slot()));
+}
+
+/// Two sources, each with a server of its own, and one output.
+fn two_sources() -> (PostgresServer, Scenario, Database) {
+    let server = private_server(ServerOptions::default());
+    let second = Database::create(server.port(), "second");
+    second.execute("CREATE TABLE b (id int PRIMARY KEY)");
+    let s = Scenario::new()
+        .on_source("CREATE TABLE a (id int PRIMARY KEY)")
+        .on_output("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)")
+        .copies("a")
+        .pipeline("b", &config("b", "b", &[]).replace("connection: source", "connection: second"), &[]);
+    let path = s.dir().join("trucker.yml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let more = format!(
+        "  - {{name: second, adapter: postgres, host: 127.0.0.1, port: {}, database: second, user: postgres}}\n",
+        server.port()
+    );
+    std::fs::write(path, text + &more).unwrap();
+    (server, s, second)
+}
+
+#[test]
+fn a_source_that_is_down_leaves_the_pipelines_of_another_alone() {
+    let (mut server, s, second) = two_sources();
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    server.kill9();
+    for n in 0..5 {
+        s.source.execute(&format!("INSERT INTO a VALUES ({n})"));
+        s.until_table_same(&mut trucker, "a");
+    }
+    server.start_again().unwrap();
+    second.execute("INSERT INTO b VALUES (1)");
+    trucker.until("the other source's row", || s.output.is("SELECT count(*) = 1 FROM b"));
+}
+
+#[test]
+fn a_source_that_is_lost_for_good_leaves_the_pipelines_of_another_alone() {
+    let (_server, s, second) = two_sources();
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    let slot = s.slot();
+    // As soon as its walsender is gone, somebody drops the slot.
+    trucker.until("the slot being dropped", || {
+        let mine = format!("FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        second.rows(&format!("SELECT pg_terminate_backend(active_pid) {mine} AND active"));
+        let _ = second.try_rows(&format!("SELECT pg_drop_replication_slot(slot_name) {mine}"));
+        second.rows(&format!("SELECT 1 {mine}")).is_empty()
+    });
+    trucker.until_said("source_failed");
+    for n in 0..5 {
+        s.source.execute(&format!("INSERT INTO a VALUES ({n})"));
+        s.until_table_same(&mut trucker, "a");
+    }
+    trucker.signal("TERM");
+    let ended = trucker.wait();
+    assert_eq!(ended.code, Some(1), "a source has failed: {}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("replication slot {slot} is gone")), "{}", ended.stderr);
 }

@@ -58,6 +58,25 @@ fn a_view_is_no_input() {
 }
 
 #[test]
+fn whatever_has_no_changes_to_stream_is_no_input() {
+    let s = world();
+    s.source.execute(
+        "CREATE UNLOGGED TABLE fast (id int PRIMARY KEY); CREATE MATERIALIZED VIEW kept AS SELECT 1 AS id;
+         CREATE SEQUENCE numbers; CREATE FOREIGN DATA WRAPPER fdw; CREATE SERVER far FOREIGN DATA WRAPPER fdw;
+         CREATE FOREIGN TABLE away (id int) SERVER far",
+    );
+    for (table, why) in [
+        ("fast", "unlogged"),
+        ("kept", "is a view"),
+        ("numbers", "is no table"),
+        ("away", "is a foreign table"),
+    ] {
+        s.write_pipeline("t", &config(table, "t", &[]), &[]);
+        refused(&s, &[3], &[table, why]);
+    }
+}
+
+#[test]
 fn an_unknown_column_in_sql_is_named_with_file_line_and_the_nearest() {
     let sql = "SELECT {{ row.id }} AS order_id,\n       {{ row.totl }} AS total";
     pipeline_refused(
@@ -312,6 +331,13 @@ fn a_server_without_a_free_slot_is_told_with_the_setting() {
     let finished = s.run_once();
     assert!(matches!(finished.code, Some(1 | 4)), "{finished:?}");
     assert!(finished.text().contains("max_replication_slots"), "{}", finished.text());
+}
+
+#[test]
+fn a_server_without_a_free_walsender_is_told_with_the_setting_and_keeps_no_slot() {
+    let server = private_server(ServerOptions::default().set("max_wal_senders", "0"));
+    let s = Scenario::between(server.port(), output_server().port()).tables(ORDERS).copies("orders");
+    refused(&s, &[4], &["max_wal_senders"]);
 }
 
 /// Roles belong to a whole server: named after the test's database.

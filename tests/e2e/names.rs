@@ -1,6 +1,6 @@
 //! Any identifier that Postgres takes.
 
-use super::harness::{Scenario, config};
+use super::harness::{Database, Scenario, config};
 
 #[test]
 fn odd_tables_and_columns_are_copied() {
@@ -99,4 +99,24 @@ fn tables_of_the_same_name_in_several_schemas_are_told_apart() {
     s.once();
     s.assert_table_same("a.t");
     s.assert_table_same("b.t");
+}
+
+#[test]
+fn a_database_of_any_name_can_be_a_source_and_an_output() {
+    let mut s = Scenario::new();
+    let path = s.dir().join("trucker.yml");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    for database in [&mut s.source, &mut s.output] {
+        let odd = format!("Odd.Näme-%;# \\ {}", database.name);
+        text = text.replace(&format!("database: {}", database.name), &format!("database: '{odd}'"));
+        database.drop_quietly();
+        *database = Database::create(database.port, &odd);
+    }
+    std::fs::write(path, text).unwrap();
+    let s = s.tables("CREATE TABLE t (id int PRIMARY KEY)").copies("t");
+    s.source.execute("INSERT INTO t VALUES (1)");
+    s.once();
+    s.source.execute("INSERT INTO t VALUES (2)");
+    s.once();
+    s.assert_table_same("t");
 }

@@ -40,6 +40,7 @@ impl Source {
             ssl_key: None,
             wal_budget: Default::default(),
             replica: None,
+            failover: false,
         };
         let control = connect(&to, Purpose::Control).await.unwrap();
         control.client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();

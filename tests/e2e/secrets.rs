@@ -75,3 +75,46 @@ fn a_rows_values_are_in_no_output_whatever_goes_wrong() {
     let text = s.once_fails(1);
     assert!(!text.contains(marker), "{text}");
 }
+
+#[test]
+fn what_functions_and_triggers_say_is_in_no_output_whatever_code_they_give_it() {
+    let marker = "s3cret-value";
+    for (code, more) in [
+        ("P0001", ""),
+        ("23514", ", HINT = 'say ' || NEW.v, CONSTRAINT = NEW.v"),
+        ("22023", ", DETAIL = NEW.v"),
+        ("40001", ""),
+        ("42501", ", TABLE = NEW.v"),
+    ] {
+        let s = Scenario::new()
+            .variable("RUST_LOG", "trace")
+            .tables("CREATE TABLE t (id int PRIMARY KEY, v text)")
+            .copies("t");
+        s.output.execute(&format!(
+            "CREATE FUNCTION speak() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               RAISE WARNING 'writing %', NEW.v;
+               RAISE EXCEPTION 'no %', NEW.v USING ERRCODE = '{code}'{more};
+             END $$;
+             CREATE TRIGGER speak BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION speak()"
+        ));
+        let mut trucker = s.run();
+        s.until_following(&mut trucker, 1);
+        s.source.execute(&format!("INSERT INTO t VALUES (1, '{marker}')"));
+        trucker.until_said(&format!("SQLSTATE {code}"));
+        let said = trucker.kill9().text();
+        assert!(said.contains("raised by a function") && !said.contains(marker), "{code}: {said}");
+    }
+}
+
+#[test]
+fn sql_that_a_trigger_puts_together_from_a_row_is_not_shown_where_it_fails() {
+    let s = Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY, v text)").copies("t").on_output(
+        "CREATE FUNCTION build() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           EXECUTE 'SELECT ' || NEW.v; RETURN NEW;
+         END $$;
+         CREATE TRIGGER build BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION build()",
+    );
+    s.source.execute("INSERT INTO t VALUES (1, '1 s3cret2 s3cret3')");
+    let said = s.once_fails(1);
+    assert!(said.contains("42601") && !said.contains("s3cret"), "{said}");
+}

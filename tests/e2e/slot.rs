@@ -155,13 +155,14 @@ fn another_cluster_with_the_same_tables_is_refused() {
     let s = copy_of_t(Scenario::new());
     s.source.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
     s.once();
-    let other = private_server(ServerOptions::default());
+    let other = private_server(ServerOptions { is_distinct: true, ..ServerOptions::default() });
     let twin = Database::create(other.port(), &s.source.name);
     twin.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'other')");
     let yml = std::fs::read_to_string(s.dir().join("trucker.yml")).unwrap();
     s.file("trucker.yml", &yml.replacen(&s.source.port.to_string(), &other.port().to_string(), 1));
     let finished = s.run_once();
-    assert!(!matches!(finished.code, Some(0) | None), "went on silently: {}", finished.text());
+    assert_eq!(finished.code, Some(4), "went on silently: {}", finished.text());
+    assert!(finished.text().contains("this is not the database that pipeline t was filled from"));
     assert_eq!(s.output.value("SELECT string_agg(id || v, ' ' ORDER BY id) FROM t"), "1a 2b");
     assert_eq!(twin.number("SELECT count(*) FROM pg_replication_slots"), 0);
 }
@@ -180,13 +181,38 @@ fn a_table_dropped_and_made_again_is_not_followed_silently() {
 }
 
 #[test]
-fn a_slot_with_the_other_output_plugin_is_refused() {
+fn a_slot_of_another_kind_under_the_name_is_refused_and_left_alone() {
+    for (create, code, words) in [
+        ("SELECT pg_create_logical_replication_slot('{}', 'test_decoding')", 4, "plugin test_decoding"),
+        ("SELECT pg_create_physical_replication_slot('{}')", 4, "physical slot"),
+        // Always in use by the session that made it.
+        ("SELECT pg_create_logical_replication_slot('{}', 'pgoutput', true)", 5, "held by process"),
+        ("SELECT pg_create_logical_replication_slot('{}', 'pgoutput', false, true)", 4, "two-phase"),
+    ] {
+        let s = copy_of_t(Scenario::new());
+        let holder = s.source.session();
+        holder.execute(&create.replace("{}", &s.slot()));
+        let said = s.once_fails(code);
+        assert!(said.contains(&s.slot()) && said.contains(words), "{words}: {said}");
+        let left = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{}'", s.slot());
+        assert_eq!(s.source.number(&left), 1, "{words}");
+        assert_eq!(s.source.number("SELECT count(*) FROM pg_publication"), 0, "{words}");
+        let _ = holder.try_execute(&format!("SELECT pg_drop_replication_slot('{}')", s.slot()));
+    }
+}
+
+#[test]
+fn a_slot_that_was_advanced_by_hand_is_refused() {
     let s = copy_of_t(Scenario::new());
     let slot = s.slot();
-    s.source.execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')"));
-    let finished = s.run_once();
-    assert!(!matches!(finished.code, Some(0) | None), "{}", finished.text());
-    assert!(finished.text().contains(&slot), "{}", finished.text());
+    refused(
+        &s,
+        || {
+            s.source.execute("INSERT INTO t VALUES (50, 'missed'); DELETE FROM t WHERE id = 50");
+            s.source.execute(&format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())"));
+        },
+        &[&slot, "trucker backfill t"],
+    );
 }
 
 #[test]
@@ -234,4 +260,55 @@ fn a_second_pipeline_never_moves_the_slot_past_the_slowest() {
     assert!(super::harness::holds_for(std::time::Duration::from_secs(2), || !s.source.is(&passed)));
     blocker.execute("ROLLBACK");
     trucker.until("the slot moving on", || s.source.is(&passed));
+}
+
+#[test]
+fn a_source_can_stop_while_an_output_is_stuck_and_nothing_is_lost() {
+    let mut source = private_server(ServerOptions::default());
+    let s = copy_of_t(Scenario::between(source.port(), output_server().port()));
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 1);
+    let blocker = s.output.session();
+    blocker.execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE");
+    s.source.execute("INSERT INTO t VALUES (1, 'x')");
+    let started = std::time::Instant::now();
+    source.stop(StopMode::Fast).unwrap();
+    assert!(started.elapsed().as_secs() < 20, "took {:?}", started.elapsed());
+    source.start_again().unwrap();
+    blocker.execute("COMMIT");
+    s.until_table_same(&mut trucker, "t");
+}
+
+#[test]
+fn a_publication_that_was_narrowed_is_refused() {
+    let mut cases = vec![
+        ("ALTER PUBLICATION p SET (publish = 'insert, update')", "doesn't publish all"),
+        ("ALTER PUBLICATION p SET (publish_via_partition_root = false)", "publish_via_partition_root"),
+    ];
+    if super::harness::source_server().binaries().major() >= 15 {
+        cases.push(("ALTER PUBLICATION p SET TABLE t (id)", "row filter or column list"));
+        cases.push(("ALTER PUBLICATION p SET TABLE t WHERE (id > 1)", "row filter or column list"));
+    }
+    for (sql, words) in cases {
+        let s = copy_of_t(Scenario::new());
+        let slot = s.slot();
+        refused(&s, || s.source.execute(&sql.replace(" p ", &format!(" {slot} "))), &[&slot, words]);
+    }
+}
+
+#[test]
+fn a_publication_that_is_narrowed_is_noticed_while_it_runs() {
+    let mut cases = vec![("ALTER PUBLICATION p SET (publish = 'insert')", "was altered or made anew")];
+    if super::harness::source_server().binaries().major() >= 15 {
+        cases.push(("ALTER PUBLICATION p SET TABLE t WHERE (id > 1)", "row filter or column list"));
+    }
+    for (sql, words) in cases {
+        let s = copy_of_t(Scenario::new());
+        let mut trucker = s.run();
+        s.until_following(&mut trucker, 1);
+        s.source.execute(&sql.replace(" p ", &format!(" {} ", s.slot())));
+        let ended = trucker.wait();
+        assert_eq!(ended.code, Some(1), "{sql}: {}", ended.stderr);
+        assert!(ended.stderr.contains(words), "{sql}: {}", ended.stderr);
+    }
 }

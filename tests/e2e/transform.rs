@@ -1,5 +1,7 @@
 //! The user's SQL: written as for one change, run over batches, on the source.
 
+use trucker::sandbox::ServerOptions;
+
 use super::harness::{Scenario, config};
 
 /// The example of the documentation: a join, and a delete.sql since a delete carries only the key.
@@ -285,4 +287,71 @@ fn key_columns_of_old_are_filled_where_an_update_left_the_key_alone() {
         s.output.value("SELECT string_agg(before || '>' || after, ' ' ORDER BY after) FROM moves"),
         "1>1 1>2"
     );
+}
+
+#[test]
+fn joined_columns_follow_through_a_second_pipeline_on_the_joined_table() {
+    let s = Scenario::new()
+        .on_source(
+            "CREATE TABLE countries (id int PRIMARY KEY, name text); CREATE TABLE orders (id int PRIMARY KEY, country_id int)",
+        )
+        .on_output("CREATE TABLE orders_flat (order_id int PRIMARY KEY, country text)")
+        .pipeline(
+            "orders_flat",
+            &config("orders", "orders_flat", &["on: {truncate: truncate}"]),
+            &[
+                (
+                    "transform.sql",
+                    "SELECT {{ row.id }} AS order_id, (SELECT name FROM countries WHERE id = {{ row.country_id }}) AS country",
+                ),
+                ("delete.sql", "SELECT {{ old.id }} AS order_id"),
+            ],
+        )
+        .pipeline(
+            "country_names",
+            &config(
+                "countries",
+                "orders_flat",
+                &["key: [order_id]", "on: {insert: ignore, update: update, delete: ignore, truncate: ignore}"],
+            ),
+            &[(
+                "transform.sql",
+                "SELECT o.id AS order_id, {{ row.name }} AS country FROM orders o WHERE o.country_id = {{ row.id }}",
+            )],
+        );
+    s.source.execute(
+        "INSERT INTO countries VALUES (1, 'Norway'), (2, 'Chile'); INSERT INTO orders VALUES (1, 1), (2, 2)",
+    );
+    s.once();
+    let joined = "SELECT o.id, c.name FROM orders o JOIN countries c ON c.id = o.country_id";
+    s.source.execute("UPDATE countries SET name = name || '!'; INSERT INTO orders VALUES (3, 2); UPDATE orders SET country_id = 1 WHERE id = 2");
+    s.once();
+    s.assert_same(joined, "SELECT * FROM orders_flat");
+}
+
+#[test]
+fn sql_that_runs_long_costs_neither_the_stream_nor_a_change() {
+    let source = super::harness::private_server(ServerOptions::default().set("wal_sender_timeout", "2s"));
+    let s = Scenario::between(source.port(), super::harness::output_server().port())
+        .tables("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .on_source("ALTER DATABASE postgres SET statement_timeout = '1s'; ALTER ROLE postgres SET statement_timeout = '1s'")
+        .pipeline(
+            "t",
+            &config("t", "t", &[]),
+            &[
+                ("transform.sql", "SELECT row.id, row.v FROM pg_sleep(CASE WHEN row.v = 'slow' THEN 6 ELSE 0 END)"),
+                ("delete.sql", "SELECT {{ old.id }} AS id"),
+            ],
+        );
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 1);
+    let streaming = "SELECT active_pid FROM pg_replication_slots";
+    trucker.until("streaming", || !s.source.value(streaming).is_empty());
+    let pid = s.source.value(streaming);
+    s.source.execute("INSERT INTO t VALUES (1, 'slow')");
+    for id in 2..50 {
+        s.source.execute(&format!("INSERT INTO t VALUES ({id}, 'fast')"));
+    }
+    s.until_table_same(&mut trucker, "t");
+    assert_eq!(s.source.value(streaming), pid, "the server gave the stream up");
 }

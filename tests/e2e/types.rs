@@ -385,3 +385,36 @@ fn columns_added_and_dropped_while_it_runs_are_noticed() {
     s.source.execute("BEGIN; ALTER TABLE t ADD COLUMN d int; INSERT INTO t VALUES (4, 'y'); ROLLBACK; INSERT INTO t VALUES (5, 'z')");
     s.until_same(&mut trucker, "SELECT id, a FROM t", "SELECT * FROM t");
 }
+
+#[test]
+fn names_of_the_sources_objects_become_the_same_texts_by_backfill_and_by_stream() {
+    let s = Scenario::new()
+        .on_source(
+            "CREATE SCHEMA shop; CREATE TABLE shop.thing (id int); CREATE TYPE shop.mood AS ENUM ('sad');
+             CREATE TABLE t (id int PRIMARY KEY, c regclass, y regtype, p regprocedure)",
+        )
+        .on_output("CREATE TABLE t (id int PRIMARY KEY, c text, y text, p text)")
+        .copies("t");
+    s.source.execute(&format!("ALTER DATABASE \"{}\" SET search_path = shop, public", s.source.name));
+    let insert = |id: u32| {
+        s.source.execute(&format!("INSERT INTO t VALUES ({id}, 'shop.thing', 'shop.mood[]', 'lower(text)')"));
+    };
+    insert(1);
+    s.once();
+    insert(2);
+    s.once();
+    assert_eq!(s.output.value("SELECT count(DISTINCT (c, y, p)) || ' of ' || count(c) FROM t"), "1 of 2");
+}
+
+#[test]
+fn floats_arrive_to_the_last_bit() {
+    let s = Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY, d float8, f float4)").copies("t");
+    let fill = "INSERT INTO t SELECT i, (random() - 0.5) * 10 ^ (random() * 600 - 300), \
+                ((random() - 0.5) * 10 ^ (random() * 70 - 35))::float4 FROM generate_series(";
+    s.source.execute(&format!("{fill}1, 2000) i"));
+    s.once();
+    s.source.execute(&format!("{fill}2001, 4000) i"));
+    s.once();
+    let bits = "SELECT id, float8send(d), float4send(f) FROM t";
+    s.assert_same(bits, bits);
+}

@@ -105,6 +105,23 @@ impl Database {
         Database { port, name: name.to_owned(), session: Mutex::default() }
     }
 
+    /// One that exists already.
+    pub fn at(port: u16, name: &str) -> Self {
+        Database { port, name: name.to_owned(), session: Mutex::default() }
+    }
+
+    /// The same database on another server: a copy that has taken over.
+    pub fn move_to(&mut self, port: u16) {
+        self.port = port;
+        self.session = Mutex::default();
+    }
+
+    /// Runs statements in the server's own database: what can't be done from within this one.
+    #[track_caller]
+    pub fn admin(&self, sql: &str) {
+        Session::try_connect(self.port, "postgres").expect("the server takes connections").execute(sql);
+    }
+
     /// Another connection, for transactions held open and for writers in threads.
     pub fn session(&self) -> Session {
         Session::try_connect(self.port, &self.name).expect("the database takes connections")

@@ -91,6 +91,32 @@ impl Scenario {
         self.pipeline(table, &config(table, table, &[]), &[])
     }
 
+    /// A further key of the source's connection, as a line of YAML.
+    pub fn source_key(self, line: &str) -> Self {
+        let yml = self.project_file();
+        self.file("trucker.yml", &yml.replacen("    sslmode", &format!("    {line}\n    sslmode"), 1));
+        self
+    }
+
+    /// The source has a standby at this port.
+    pub fn replica(self, port: u16) -> Self {
+        self.source_key(&format!("replica_host: 127.0.0.1\n    replica_port: {port}"))
+    }
+
+    /// From now on another server is the source, and it has no standby.
+    pub fn source_moves_to(&mut self, port: u16) {
+        let yml =
+            self.project_file().replacen(&format!("port: {}", self.source.port), &format!("port: {port}"), 1);
+        let kept = yml.lines().filter(|line| !line.trim_start().starts_with("replica_"));
+        self.file("trucker.yml", &kept.map(|line| format!("{line}\n")).collect::<String>());
+        self.source.move_to(port);
+    }
+
+    /// What trucker.yml says.
+    pub fn project_file(&self) -> String {
+        fs::read_to_string(self.dir().join("trucker.yml")).unwrap()
+    }
+
     /// An environment variable for the program.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));

@@ -57,7 +57,9 @@ impl Group {
                     || is_lost_sight_of
                     || self.compiled.loads[Operation::Update as usize].is_some()
                     || !effects.replace_is_key;
-                is_new && direct.cells.iter().any(is_left_out)
+                // A value that no change has brought may have become another without one.
+                let is_later = |cell: &usize| self.compiled.relation.columns[*cell].is_later;
+                direct.cells.iter().any(|cell| is_left_out(cell) && (is_new || is_later(cell)))
             }
         };
         self.places

@@ -34,7 +34,7 @@ impl Stage {
         if begun.elapsed() >= self.slow_query {
             let definition = &self.definition;
             let files = query.files().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-            let (pipeline, source) = (&definition.pipeline.name, &definition.source.name);
+            let (pipeline, source) = (&definition.pipeline.name, &definition.source.queried().name);
             tell_if_slow(self.slow_query, begun, pipeline, &files, source, Some(changes));
         }
     }

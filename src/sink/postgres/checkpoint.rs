@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS trucker.checkpoint (
   source_database text NOT NULL,
   output_table text,
   input_tables text,
+  published text,
   seam_snapshot text,
   seam_bound pg_lsn,
   updated_at timestamptz NOT NULL DEFAULT now(),
@@ -35,15 +36,17 @@ CREATE TABLE IF NOT EXISTS trucker.checkpoint (
   request jsonb,
   PRIMARY KEY (project, pipeline)
 );
-ALTER TABLE trucker.checkpoint ADD COLUMN IF NOT EXISTS failure jsonb, ADD COLUMN IF NOT EXISTS request jsonb;
+ALTER TABLE trucker.checkpoint ADD COLUMN IF NOT EXISTS failure jsonb, ADD COLUMN IF NOT EXISTS request jsonb,
+  ADD COLUMN IF NOT EXISTS published text;
 COMMENT ON TABLE trucker.checkpoint IS
   'How far each pipeline of trucker has loaded; moves with the rows. Written by trucker only.'";
 
-/// Also read from a table of an earlier version, which lacks the last two.
+/// Also read from a table of an earlier version, which lacks the last three.
 const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifier, timeline, slot, source_database, \
                        output_table, seam_snapshot, seam_bound::text, \
                        extract(epoch FROM pg_catalog.now() - updated_at)::float8, \
-                       input_tables, pg_catalog.to_jsonb(c) ->> 'failure', pg_catalog.to_jsonb(c) ->> 'request'";
+                       input_tables, pg_catalog.to_jsonb(c) ->> 'failure', pg_catalog.to_jsonb(c) ->> 'request', \
+                       pg_catalog.to_jsonb(c) ->> 'published'";
 
 /// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub struct Checkpoint {
     pub output_table: Option<String>,
     /// Its input tables, likewise.
     pub input_tables: Option<String>,
+    /// What the publication's entries of these were known by, if that was known.
+    pub published: Option<String>,
     /// What the backfill has read, until the stream has passed its bound.
     pub seam: Option<Seam>,
     /// Time since it was written last, by the output's clock.
@@ -95,9 +100,9 @@ pub struct CheckpointKey {
 /// Creates schema and tables where they are missing, and brings those of an earlier version up to date. Asks first,
 /// since a role may use what it may not create or alter.
 pub async fn ensure_tables(client: &Client) -> Result<(), SinkError> {
-    let complete = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL AND count(*) = 2 \
+    let complete = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL AND count(*) = 3 \
                     FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('trucker.checkpoint') \
-                    AND attname IN ('failure', 'request') AND NOT attisdropped";
+                    AND attname IN ('failure', 'request', 'published') AND NOT attisdropped";
     let row = client.query_one(complete, &[]).await.map_err(SinkError::at("looking into schema trucker"))?;
     if row.get(0) {
         return Ok(());
@@ -165,6 +170,7 @@ fn checkpoint(row: &Row) -> Checkpoint {
         },
         output_table: row.get(8),
         input_tables: row.get(12),
+        published: row.get(15),
         seam: snapshot.zip(lsn(10)).map(|(snapshot, bound)| Seam { snapshot, bound }),
         // A clock that was set back is no reason to fail.
         age: Duration::try_from_secs_f64(row.get(11)).unwrap_or_default(),
@@ -180,16 +186,17 @@ pub async fn claim(
     origin: &Origin,
     output_table: Option<&str>,
     input_tables: &str,
+    published: Option<&str>,
 ) -> Result<Checkpoint, SinkError> {
     let sql = format!(
         "INSERT INTO trucker.checkpoint AS c
            (project, pipeline, epoch, phase, system_identifier, timeline, slot, source_database, output_table,
-            input_tables)
-         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7, $8)
+            input_tables, published)
+         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (project, pipeline) DO UPDATE
          SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table, input_tables = excluded.input_tables,
              system_identifier = excluded.system_identifier, slot = excluded.slot,
-             source_database = excluded.source_database, failure = NULL,
+             source_database = excluded.source_database, published = excluded.published, failure = NULL,
              updated_at = pg_catalog.now()
          RETURNING {COLUMNS}"
     );
@@ -206,6 +213,7 @@ pub async fn claim(
                 &origin.database,
                 &output_table,
                 &input_tables,
+                &published,
             ],
         )
         .await

@@ -188,6 +188,7 @@ mod tests {
     #[test]
     fn a_value_that_was_not_sent_is_neither_null_nor_a_text() {
         let column = |name: &str, is_identity| Column {
+            is_later: false,
             name: name.into(),
             type_oid: 25,
             type_modifier: -1,

@@ -183,6 +183,7 @@ fn decode_relation(c: &mut Cursor<'_>, context: &Context) -> Result<Message, Dec
 fn decode_column(c: &mut Cursor<'_>) -> Result<Column, DecodeError> {
     Ok(Column {
         is_identity: c.u8("Relation column flags")? & 1 != 0,
+        is_later: false,
         name: c.string("Relation column name")?.to_owned(),
         type_oid: c.u32("Relation column type")?,
         type_modifier: c.i32("Relation column type modifier")?,

@@ -115,8 +115,10 @@ fn streamed_and_prepared_messages() -> Vec<(&'static [u8], Context, Message)> {
 }
 
 fn table_messages() -> Vec<(&'static [u8], Context, Message)> {
-    let id = Column { name: "id".into(), type_oid: 23, type_modifier: -1, is_identity: true };
-    let note = Column { name: "ü".into(), type_oid: 1043, type_modifier: 14, is_identity: false };
+    let id =
+        Column { name: "id".into(), type_oid: 23, type_modifier: -1, is_identity: true, is_later: false };
+    let note =
+        Column { name: "ü".into(), type_oid: 1043, type_modifier: 14, is_identity: false, is_later: false };
     vec![
         (
             b"R\0\0\x40\x01public\0t\0d\0\x02\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF\0\xC3\xBC\0\0\0\x04\x13\0\0\0\x0E",

@@ -1,0 +1,213 @@
+//! The standby of a source that has one: whether it is one, of that very server, able and set up to serve. Only looks, but for
+//! the wait until it has what the main server has.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::error::EngineError;
+use super::prepare::PreparedSource;
+use crate::config::PostgresConnection;
+use crate::postgres::catalog::{ServerIdentity, fetch_durable_lsn, fetch_replay_lsn};
+use crate::postgres::{Purpose, Session, connect};
+use crate::source::publication;
+use crate::source::standby::{Standby, Standing};
+
+/// How long a start waits for a standby that is behind, before it checks pipelines against the catalog that it has.
+const CATCH_UP: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
+const QUIET: Duration = Duration::from_secs(5);
+
+/// A source's standby.
+pub struct Replica {
+    /// Where.
+    pub connection: PostgresConnection,
+    /// A session there.
+    pub session: Session,
+    /// Its history, and how far it has replayed it.
+    pub identity: ServerIdentity,
+}
+
+/// Connects to the standby of `connection` and sees whether it can serve; `main` is a session of the main server.
+pub async fn reach(
+    connection: &PostgresConnection,
+    main: &Session,
+    identity: &ServerIdentity,
+) -> Result<Option<Replica>, EngineError> {
+    let Some(to) = connection.replica.as_deref() else { return Ok(None) };
+    let name = to.name.as_str();
+    if to.database != connection.database {
+        return Err(EngineError::server(format!(
+            "connection {name}: a standby has the databases of its main server, and there the database is {}, not {}. Take \
+             `replica_database` away",
+            connection.database, to.database
+        )));
+    }
+    let session = connect(to, Purpose::Control).await?;
+    let standing = Standby::connect(to).await?.look().await;
+    let standing = standing.map_err(|e| EngineError::server(format!("connection {name}: {e}")))?;
+    let standing_lsn = standing.identity.flush_lsn;
+    let durable = fetch_durable_lsn(&main.client)
+        .await
+        .map_err(EngineError::at(&connection.name, "asking for the WAL position"))?;
+    if let Some(problem) = foreign(name, &standing, identity) {
+        return Err(EngineError::server(problem));
+    }
+    if standing_lsn > durable {
+        return Err(EngineError::server(format!(
+            "connection {name}: it has replayed up to {standing_lsn}, but the WAL of `host` ends at {durable}: it is another \
+             server's standby"
+        )));
+    }
+    if connection.streamed(session.server_version) == to {
+        check_decoding(name, &session).await?;
+    }
+    recommend(name, &session.client).await?;
+    catch_up(name, &session.client, durable).await?;
+    Ok(Some(Replica { connection: to.clone(), session, identity: standing.identity }))
+}
+
+/// Why a server isn't a standby of the one with this identity.
+fn foreign(name: &str, standing: &Standing, main: &ServerIdentity) -> Option<String> {
+    let identity = &standing.identity;
+    if identity.system_identifier != main.system_identifier {
+        return Some(format!(
+            "connection {name}: it is another database cluster than `host` (system identifier {}, not {}): name a standby of \
+             that server",
+            identity.system_identifier, main.system_identifier
+        ));
+    }
+    if !standing.is_standby {
+        return Some(format!(
+            "connection {name}: `replica_host` is no standby: it takes writes itself, or was promoted. If it has become the \
+             main server, name it as `host` and take `replica_host` away; else name a standby of `host`"
+        ));
+    }
+    (identity.timeline != main.timeline).then(|| {
+        format!(
+            "connection {name}: it replays timeline {}, but `host` is on {}: they parted at a failover. Have the standby follow \
+             `host`, or name another one",
+            identity.timeline, main.timeline
+        )
+    })
+}
+
+/// Whether changes can be decoded on it.
+async fn check_decoding(name: &str, session: &Session) -> Result<(), EngineError> {
+    let sql = "SELECT pg_catalog.current_setting('wal_level')";
+    let row =
+        session.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for wal_level"))?;
+    match row.get::<_, &str>(0) {
+        "logical" => Ok(()),
+        level => Err(EngineError::server(format!(
+            "connection {name}: wal_level is {level}, but changes can be decoded on a standby only with logical, there as on \
+             its main server. Run ALTER SYSTEM SET wal_level = logical on the main server, set it in the standby's \
+             postgresql.conf, and restart the standby"
+        ))),
+    }
+}
+
+/// Settings that a standby should have, or long queries and the slot itself suffer.
+async fn recommend(name: &str, client: &Client) -> Result<(), EngineError> {
+    let sql = "SELECT pg_catalog.current_setting('hot_standby_feedback')::bool, \
+               coalesce(pg_catalog.current_setting('primary_slot_name', true), '') <> ''";
+    let row = client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for settings"))?;
+    if !row.get::<_, bool>(0) {
+        tracing::warn!(
+            event = "replica_settings",
+            "connection {name}: hot_standby_feedback is off: a vacuum on the main server can cancel queries of the standby, \
+             and lose a slot there for good. Set hot_standby_feedback = on in the standby's postgresql.conf and reload it"
+        );
+    } else if !row.get::<_, bool>(1) {
+        tracing::warn!(
+            event = "replica_settings",
+            "connection {name}: primary_slot_name isn't set: whenever the standby is disconnected from its main server, what \
+             hot_standby_feedback protects isn't protected. Give it a physical replication slot"
+        );
+    }
+    Ok(())
+}
+
+/// So that tables made a moment ago are there. A standby that is further behind is taken as it is.
+async fn catch_up(name: &str, client: &Client, durable: crate::change::Lsn) -> Result<(), EngineError> {
+    let started = tokio::time::Instant::now();
+    loop {
+        let replayed =
+            fetch_replay_lsn(client).await.map_err(EngineError::at(name, "asking how far it is"))?;
+        let replayed = replayed.unwrap_or_default();
+        if replayed >= durable {
+            return Ok(());
+        }
+        if started.elapsed() > CATCH_UP {
+            tracing::warn!(
+                event = "replica_behind",
+                "connection {name}: it has replayed up to {replayed}, and its main server is at {durable}: pipelines are \
+                 checked against an older catalog"
+            );
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Waits until the standby that is streamed from has the publication as the main server has it: a slot made there earlier
+/// could not decode what lies between, and the guard would take our own changes for somebody else's.
+pub async fn wait_for_publication(source: &PreparedSource) -> Result<(), EngineError> {
+    let Some(replica) = source.replica.as_ref().filter(|_| source.streams_from_standby()) else {
+        return Ok(());
+    };
+    let failed = |name| EngineError::at(name, "reading publications");
+    let (main, standby) = (&source.control, &replica.session);
+    let mut told = tokio::time::Instant::now();
+    loop {
+        let wanted = publication::fetch(&main.client, main.server_version, &source.slot_name).await;
+        let found = publication::fetch(&standby.client, standby.server_version, &source.slot_name).await;
+        if wanted.map_err(failed(&source.connection.name))?
+            == found.map_err(failed(&replica.connection.name))?
+        {
+            return Ok(());
+        }
+        if told.elapsed() > QUIET {
+            tracing::warn!(
+                event = "waiting_for_replica",
+                "connection {}: waiting until it has replayed the changes of the \
+                publication",
+                replica.connection.name
+            );
+            told = tokio::time::Instant::now();
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(system: &str, timeline: u32, is_standby: bool) -> Standing {
+        let identity = ServerIdentity {
+            system_identifier: system.to_owned(),
+            timeline,
+            flush_lsn: crate::change::Lsn::ZERO,
+        };
+        Standing { identity, is_standby }
+    }
+
+    #[test]
+    fn only_a_standby_of_the_same_cluster_and_timeline_will_do() {
+        let main = standing("7", 2, false).identity;
+        for (found, said) in [
+            (standing("7", 2, true), None),
+            (standing("8", 2, true), Some("another database cluster")),
+            (standing("8", 2, false), Some("another database cluster")),
+            (standing("7", 2, false), Some("is no standby")),
+            (standing("7", 3, false), Some("is no standby")),
+            (standing("7", 1, true), Some("parted at a failover")),
+            (standing("7", 3, true), Some("parted at a failover")),
+        ] {
+            let problem = foreign("db's replica", &found, &main);
+            assert_eq!(problem.is_some(), said.is_some(), "{found:?}");
+            assert!(problem.unwrap_or_default().contains(said.unwrap_or_default()), "{found:?}");
+        }
+    }
+}
