@@ -5,7 +5,7 @@ use std::fmt;
 use tokio_postgres::error::SqlState;
 
 use crate::change::Lsn;
-use crate::postgres::{ConnectError, error};
+use crate::postgres::{ConnectError, error, sqlstate};
 use crate::sink::postgres::SinkError;
 use crate::sink::postgres::failure::Failure;
 use crate::source::stream::StreamError;
@@ -201,7 +201,7 @@ impl PipelineError {
         match self {
             PipelineError::Sink(SinkError::NullKey(..)) | PipelineError::ValueGone { .. } => true,
             PipelineError::Sql { .. } | PipelineError::Sink(SinkError::Postgres { .. }) => {
-                !self.is_transient() && self.sqlstate().is_some_and(error::is_about_values)
+                !self.is_transient() && self.sqlstate().is_some_and(sqlstate::is_about_values)
             }
             _ => false,
         }

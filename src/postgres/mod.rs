@@ -10,6 +10,7 @@ mod liveness;
 mod raw;
 mod settings;
 mod socket;
+pub mod sqlstate;
 mod tls;
 
 pub use connect::{Session, connect};
