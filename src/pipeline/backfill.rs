@@ -9,6 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::error::SqlState;
 
 use crate::config::Action;
+use crate::failpoint;
 use crate::postgres::Session;
 use crate::sink::postgres::copy::Fill;
 use crate::sink::postgres::{SinkError, Writer};
@@ -47,7 +48,9 @@ pub async fn run(
                 snapshot::wait_until_flushed(&control.client, &snapshot.seam)
                     .await
                     .map_err(PipelineError::source("waiting for the source's disk"))?;
+                failpoint::reach("backfill_copied");
                 writer.commit(snapshot.start_lsn, Some(snapshot.seam)).await?;
+                failpoint::reach("backfill_committed");
                 return Ok(());
             }
         }

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::change::{Cell, Change, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
+use crate::failpoint;
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
 use crate::sink::{Key, Row, Write};
@@ -208,7 +209,10 @@ impl Stage {
                 todo.push(rest);
             }
             match self.segment(&mut changes).await? {
-                Ok(outcomes) => self.emit(&changes, outcomes).await?,
+                Ok(outcomes) => {
+                    failpoint::reach("sql_run");
+                    self.emit(&changes, outcomes).await?;
+                }
                 Err(Overflow) if changes.len() == 1 => self.large_change(&mut changes).await?,
                 Err(Overflow) => {
                     let second = changes.split_off(changes.len() / 2);

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::change::Lsn;
 use crate::checkpoint::{Floor, Seam, is_loaded};
+use crate::failpoint;
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, Origin};
 use crate::sink::postgres::{SinkError, Writer};
@@ -213,18 +214,24 @@ impl Task {
             };
             let Some(work) = work else { return Ok(()) };
             match work {
-                Work::Writes(writes) => writer.write(&writes).await?,
+                Work::Writes(writes) => {
+                    writer.write(&writes).await?;
+                    failpoint::reach("rows_written");
+                }
                 Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
                 Work::LoadRun(load) => {
                     writer
                         .load_run(&load.relation, &load.sql, &backfill::load_path(&self.definition))
                         .await?;
+                    failpoint::reach("rows_written");
                 }
                 Work::Truncate(sql) => writer.run_file(&sql, "truncate.sql").await?,
                 Work::Complete(end) => {
                     let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
                     writer.commit(end.end_lsn, seam).await?;
+                    failpoint::reach("commit_answered");
                     self.floor.raise(end.end_lsn);
+                    failpoint::reach("floor_raised");
                     *pause = Duration::ZERO;
                     tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
                 }
