@@ -1,6 +1,6 @@
 # Everything that a developer or CI runs. Each target brings what it needs.
 
-.PHONY: demo test test-page build check
+.PHONY: demo test test-page soak build check
 
 ## Two throwaway Postgres servers, a small shop, and trucker between them. DEMO_SECONDS=N ends it by itself.
 demo: postgres
@@ -16,6 +16,10 @@ test: postgres promtool
 test-page: postgres
 	scripts/ensure-chromium
 	cargo test --locked --test page -- --nocapture
+
+## Fresh seeds of random faults for SOAK_MINUTES (10); stops at the first difference, says the seed, keeps the logs.
+soak: postgres
+	SOAK_MINUTES=$${SOAK_MINUTES:-10} cargo test --locked --test fault whatever -- --nocapture
 
 build:
 	cargo build --release --locked

@@ -4,6 +4,7 @@
 use super::error::EngineError;
 use super::prepare::{PreparedProject, PreparedSource};
 use crate::change::Lsn;
+use crate::failpoint;
 use crate::postgres::catalog::Table;
 use crate::sink::postgres::checkpoint::{self, CheckpointKey};
 use crate::source::{publication, slot};
@@ -79,6 +80,7 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
         tracing::info!(event = "publication", connection = %source.connection.name, "{sql}");
         let done = source.control.client.batch_execute(&sql).await;
         done.map_err(EngineError::at(&source.connection.name, "bringing the publication up to date"))?;
+        failpoint::reach("publication_made");
     }
     Ok(())
 }
@@ -88,6 +90,7 @@ async fn ensure_slot(source: &mut PreparedSource) -> Result<(), EngineError> {
     if source.slot.is_none() {
         let lsn = slot::create(client, &source.observer.client, name).await;
         let lsn = lsn.map_err(EngineError::at(&source.connection.name, "creating the replication slot"))?;
+        failpoint::reach("slot_made");
         tracing::info!(event = "slot_created", connection = %source.connection.name, slot = name, at = %lsn,
             "created replication slot {name}");
     }

@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 use tracing::Span;
 
 use crate::config::Action;
+use crate::failpoint;
 use crate::postgres::Session;
 use crate::sink::postgres::copy::Fill;
 use crate::sink::postgres::{SinkError, Writer};
@@ -49,11 +50,13 @@ pub async fn run(
                 snapshot::wait_until_flushed(&control.client, &snapshot.seam)
                     .await
                     .map_err(PipelineError::source("waiting for the source's disk"))?;
+                failpoint::reach("backfill_copied");
                 let span = trace::commit(&Span::current(), definition, snapshot.start_lsn);
                 trace::observed(span, async {
                     Ok(writer.commit(snapshot.start_lsn, Some(snapshot.seam)).await?)
                 })
                 .await?;
+                failpoint::reach("backfill_committed");
                 return Ok(());
             }
         }

@@ -10,6 +10,7 @@ use tracing::Span;
 
 use crate::change::{Cell, Change, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
+use crate::failpoint;
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
 use crate::sink::{Key, Row, Write};
@@ -237,6 +238,7 @@ impl Stage {
             self.tally.sql += begun.elapsed();
             match answer {
                 Ok(outcomes) => {
+                    failpoint::reach("sql_run");
                     self.tally.rows += outcomes.iter().map(|outcome| outcome.rows.len() as u64).sum::<u64>();
                     self.emit(&changes, outcomes).await?;
                 }

@@ -11,6 +11,7 @@ use tracing::Span;
 
 use crate::change::Lsn;
 use crate::checkpoint::{Floor, Seam, is_loaded};
+use crate::failpoint;
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, Origin};
 use crate::sink::postgres::{SinkError, Writer};
@@ -233,11 +234,15 @@ impl Task {
         let name = &self.definition.pipeline.name;
         let begun = Instant::now();
         match work {
-            Work::Writes(writes) => writer.write(&writes).await?,
+            Work::Writes(writes) => {
+                writer.write(&writes).await?;
+                failpoint::reach("rows_written");
+            }
             Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await?,
             Work::LoadRun(load) => {
                 let path = backfill::load_path(&self.definition);
                 writer.load_run(&load.relation, &load.sql, &path).await?;
+                failpoint::reach("rows_written");
                 let output = &self.definition.output.name;
                 tell_if_slow(self.slow_query, begun, name, &path, output, None);
             }
@@ -245,7 +250,9 @@ impl Task {
             Work::Complete(end, tally) => {
                 let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
                 writer.commit(end.end_lsn, seam).await?;
+                failpoint::reach("commit_answered");
                 self.floor.raise(end.end_lsn);
+                failpoint::reach("floor_raised");
                 self.state.loaded(end.end_lsn);
                 self.state.counts.loaded(&tally, std::mem::take(writing), begun.elapsed());
                 tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on says where by panicking.
 
+#[allow(dead_code)] // Shared with the tests of faults, which use the rest.
 #[path = "../harness/mod.rs"]
 mod harness;
 

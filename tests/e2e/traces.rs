@@ -19,12 +19,15 @@ use super::harness::{PATIENCE, Scenario, config, eventually};
 const TOKEN: &str = "c0llector-t0ken";
 const MARKER: &str = "s3cret-value";
 
-/// What was posted: head and body of each request.
+/// Head and body of a request.
+type Post = (String, Vec<u8>);
+
+/// What was posted.
 #[derive(Clone, Default)]
-struct Posts(Arc<Mutex<Vec<(String, Vec<u8>)>>>);
+struct Posts(Arc<Mutex<Vec<Post>>>);
 
 impl Posts {
-    fn all(&self) -> Vec<(String, Vec<u8>)> {
+    fn all(&self) -> Vec<Post> {
         self.0.lock().unwrap().clone()
     }
 

@@ -4,6 +4,8 @@
 use std::sync::{Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 
+use bytes::Bytes;
+use futures_util::SinkExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage};
 use trucker::sandbox::{PostgresServer, ServerOptions};
@@ -76,6 +78,15 @@ impl Session {
         self.try_execute(sql).unwrap_or_else(|error| panic!("{}", explain(sql, &error)));
     }
 
+    /// Hands lines to a `COPY … FROM STDIN`.
+    pub fn try_copy(&self, sql: &str, lines: String) -> Result<(), Error> {
+        self.runtime.block_on(async {
+            let mut sink = Box::pin(self.client.copy_in(sql).await?);
+            sink.send(Bytes::from(lines)).await?;
+            sink.as_mut().finish().await.map(drop)
+        })
+    }
+
     /// Starts the statements and leaves without waiting for an answer: for a commit that waits for a
     /// standby, as the tests' other commits never do.
     pub fn send(self, sql: &str) -> JoinHandle<Result<(), Error>> {
@@ -102,6 +113,11 @@ impl Database {
         Session::try_connect(port, "postgres")
             .expect("the server takes connections")
             .execute(&format!(r#"CREATE DATABASE "{name}""#));
+        Database { port, name: name.to_owned(), session: Mutex::default() }
+    }
+
+    /// One that is there already: with a connection of its own, for another thread.
+    pub fn existing(port: u16, name: &str) -> Self {
         Database { port, name: name.to_owned(), session: Mutex::default() }
     }
 
