@@ -7,7 +7,7 @@ mod poll;
 mod process;
 mod scenario;
 
-pub use database::{Database, Session, output_server, private_server, source_server};
+pub use database::{Database, Session, output_server, private_output, private_server, source_server};
 pub use disorder::{Random, is_soak};
 pub use poll::{PATIENCE, eventually, holds_for};
 pub use process::Trucker;
