@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on says where by panicking.
 
+#[path = "../harness/mod.rs"]
 mod harness;
 
 mod big_transaction;
