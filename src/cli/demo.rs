@@ -287,5 +287,5 @@ async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
 }
 
 async fn number(client: &Client, sql: &str) -> Result<i64> {
-    Ok(client.query_one(sql, &[]).await?.get(0))
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }

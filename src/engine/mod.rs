@@ -12,6 +12,7 @@ pub mod guard;
 pub mod inspect;
 pub mod prepare;
 pub mod refill;
+pub mod rights;
 pub mod route;
 pub mod source;
 pub mod status;

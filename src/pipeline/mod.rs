@@ -15,6 +15,8 @@ pub mod effect;
 pub mod error;
 pub mod lineage;
 pub mod queue;
+pub mod rights;
 pub mod stage;
 pub mod state;
 pub mod task;
+pub mod versions;

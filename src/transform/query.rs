@@ -134,7 +134,8 @@ impl Query {
         }
         let sql = format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT {}\n{from}", values.join(", "));
         let plan = client.query(&sql, &[]).await?;
-        Ok(plan.iter().any(|row| row.get::<_, String>(0).contains(super::chain::UNSENT)))
+        let lines = plan.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+        Ok(lines.iter().any(|line| line.contains(super::chain::UNSENT)))
     }
 
     /// A run-time error in the words of a problem: which file, and where if the server says so.
