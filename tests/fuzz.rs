@@ -11,7 +11,7 @@ mod targets;
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use disorder::{Random, is_soak};
 
@@ -83,15 +83,17 @@ impl Target {
         for (path, seed) in &seeds {
             self.try_one(seed, &path.display().to_string());
         }
-        let mut random = Random::seeded(Instant::now().elapsed().subsec_nanos().into());
+        let mut random =
+            Random::seeded(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
         let time = time();
         let started = Instant::now();
         let mut count = 0u64;
         while started.elapsed() < time {
-            let mut input = seeds[random.below(seeds.len())].1.clone();
-            for _ in 0..=random.below(6) {
-                let other = &seeds[random.below(seeds.len())].1;
-                mutate(&mut input, other, &mut random);
+            let mut choice = random.fork();
+            let mut input = seeds[choice.below(seeds.len())].1.clone();
+            for _ in 0..=choice.below(6) {
+                let other = &seeds[choice.below(seeds.len())].1;
+                mutate(&mut input, other, &mut choice);
             }
             self.try_one(&input, "a mutation");
             count += 1;

@@ -10,53 +10,10 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::Begin { commit_lsn, commit_time, xid } => {
             out.tag(b'B').lsn(*commit_lsn).time(*commit_time).u32(*xid)
         }
-        Message::Logical { xid, is_transactional, lsn, prefix, content } => out
-            .tag(b'M')
-            .xid(*xid)
-            .u8(u8::from(*is_transactional))
-            .lsn(*lsn)
-            .text(prefix)
-            .length(content.len())
-            .raw(content),
         Message::Commit { commit_lsn, end_lsn, commit_time } => {
             out.tag(b'C').u8(0).lsn(*commit_lsn).lsn(*end_lsn).time(*commit_time)
         }
         Message::Origin { commit_lsn, name } => out.tag(b'O').lsn(*commit_lsn).text(name),
-        Message::Relation { xid, relation } => {
-            let identity = match relation.identity {
-                ReplicaIdentity::Default => b'd',
-                ReplicaIdentity::Nothing => b'n',
-                ReplicaIdentity::Full => b'f',
-                ReplicaIdentity::Index => b'i',
-            };
-            out.tag(b'R').xid(*xid).u32(relation.oid).text(&relation.schema).text(&relation.table);
-            out.u8(identity).count(relation.columns.len());
-            for column in &relation.columns {
-                out.u8(u8::from(column.is_identity)).text(&column.name).u32(column.type_oid);
-                out.raw(&column.type_modifier.to_be_bytes());
-            }
-            &mut out
-        }
-        Message::Type { xid, oid, schema, name } => out.tag(b'Y').xid(*xid).u32(*oid).text(schema).text(name),
-        Message::Insert { xid, relation_oid, new } => {
-            out.tag(b'I').xid(*xid).u32(*relation_oid).u8(b'N').tuple(new)
-        }
-        Message::Update { xid, relation_oid, old, new } => {
-            out.tag(b'U').xid(*xid).u32(*relation_oid);
-            if let Some(old) = old {
-                out.old(old);
-            }
-            out.u8(b'N').tuple(new)
-        }
-        Message::Delete { xid, relation_oid, old } => out.tag(b'D').xid(*xid).u32(*relation_oid).old(old),
-        Message::Truncate { xid, relation_oids, is_cascade, restarts_identity } => {
-            out.tag(b'T').xid(*xid).length(relation_oids.len());
-            out.u8(u8::from(*is_cascade) | u8::from(*restarts_identity) << 1);
-            for oid in relation_oids {
-                out.u32(*oid);
-            }
-            &mut out
-        }
         Message::StreamStart { xid, is_first } => out.tag(b'S').u32(*xid).u8(u8::from(*is_first)),
         Message::StreamStop => out.tag(b'E'),
         Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time } => {
@@ -89,6 +46,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
             .time(*rollback_time)
             .u32(*xid)
             .text(gid),
+        other => out.part(other),
     };
     out.0
 }
@@ -97,6 +55,60 @@ pub fn encode(message: &Message) -> Vec<u8> {
 struct Writer(Vec<u8>);
 
 impl Writer {
+    /// A message inside of a transaction: a row, or what describes one.
+    fn part(&mut self, message: &Message) -> &mut Self {
+        match message {
+            Message::Logical { xid, is_transactional, lsn, prefix, content } => self
+                .tag(b'M')
+                .xid(*xid)
+                .u8(u8::from(*is_transactional))
+                .lsn(*lsn)
+                .text(prefix)
+                .length(content.len())
+                .raw(content),
+            Message::Relation { xid, relation } => {
+                let identity = match relation.identity {
+                    ReplicaIdentity::Default => b'd',
+                    ReplicaIdentity::Nothing => b'n',
+                    ReplicaIdentity::Full => b'f',
+                    ReplicaIdentity::Index => b'i',
+                };
+                self.tag(b'R').xid(*xid).u32(relation.oid).text(&relation.schema).text(&relation.table);
+                self.u8(identity).count(relation.columns.len());
+                for column in &relation.columns {
+                    self.u8(u8::from(column.is_identity)).text(&column.name).u32(column.type_oid);
+                    self.raw(&column.type_modifier.to_be_bytes());
+                }
+                self
+            }
+            Message::Type { xid, oid, schema, name } => {
+                self.tag(b'Y').xid(*xid).u32(*oid).text(schema).text(name)
+            }
+            Message::Insert { xid, relation_oid, new } => {
+                self.tag(b'I').xid(*xid).u32(*relation_oid).u8(b'N').tuple(new)
+            }
+            Message::Update { xid, relation_oid, old, new } => {
+                self.tag(b'U').xid(*xid).u32(*relation_oid);
+                if let Some(old) = old {
+                    self.old(old);
+                }
+                self.u8(b'N').tuple(new)
+            }
+            Message::Delete { xid, relation_oid, old } => {
+                self.tag(b'D').xid(*xid).u32(*relation_oid).old(old)
+            }
+            Message::Truncate { xid, relation_oids, is_cascade, restarts_identity } => {
+                self.tag(b'T').xid(*xid).length(relation_oids.len());
+                self.u8(u8::from(*is_cascade) | u8::from(*restarts_identity) << 1);
+                for oid in relation_oids {
+                    self.u32(*oid);
+                }
+                self
+            }
+            _ => unreachable!("the others are written by `encode`"),
+        }
+    }
+
     fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.extend_from_slice(bytes);
         self
