@@ -112,7 +112,8 @@ impl Source {
 
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut folders = vec![root.join("src"), root.join("tests"), root.join("benches")];
+    let mut folders =
+        ["src", "tests", "benches", "fuzz/src", "fuzz/fuzz_targets"].map(|name| root.join(name)).to_vec();
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -274,6 +275,14 @@ fn nothing_in_the_program_unwraps() {
         } else {
             Vec::new()
         }
+    });
+}
+
+#[test]
+fn no_answer_of_a_server_can_panic() {
+    check("`get` panics where a row isn't as expected: `try_get`", |source| {
+        let words = [concat!("row.", "get("), concat!("row.", "get::<")];
+        if source.is_below("src") { lines_with(source.program(), &words) } else { Vec::new() }
     });
 }
 

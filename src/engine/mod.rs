@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod prepare;
 pub mod pulse;
 pub mod refill;
+pub mod rights;
 pub mod route;
 pub mod source;
 pub mod status;

@@ -138,7 +138,7 @@ async fn estimate(source: &Session, copies: impl Iterator<Item = &CopyQuery>) ->
     for copy in copies {
         let plan = source.client.query(&format!("EXPLAIN {}", copy.sql), &[]).await;
         let plan = plan.map_err(|e| PipelineError::sql(copy.problem(&e), &e))?;
-        rows += plan.first().map_or(0, |line| planned_rows(line.get(0)));
+        rows += plan.first().and_then(|line| line.try_get(0).ok()).map_or(0, planned_rows);
     }
     Ok(rows)
 }

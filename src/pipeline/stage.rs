@@ -479,7 +479,12 @@ impl Stage {
                 Some(left) => *budget = left,
                 None => return Ok(Err(Overflow)),
             }
-            tuples.push((places[n], tuple));
+            let place = places.get(n).ok_or_else(|| {
+                PipelineError::Input(
+                    "the source answered for a change that it was not asked about".to_owned(),
+                )
+            })?;
+            tuples.push((*place, tuple));
         }
         Span::current().record("trucker.rows", tuples.len() as i64);
         Ok(Ok(tuples))

@@ -41,14 +41,14 @@ pub async fn fetch(
         "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1"
     );
-    let row = client.query_opt(&sql, &[&name]).await?;
-    Ok(row.map(|row| Slot {
-        database: row.get(0),
-        plugin: row.get(1),
-        confirmed_flush_lsn: row.get::<_, Option<String>>(2).and_then(|text| text.parse().ok()),
-        active_pid: row.get(3),
-        lost: row.get(4),
-        is_temporary: row.get(5),
+    let Some(row) = client.query_opt(&sql, &[&name]).await? else { return Ok(None) };
+    Ok(Some(Slot {
+        database: row.try_get(0)?,
+        plugin: row.try_get(1)?,
+        confirmed_flush_lsn: row.try_get::<_, Option<String>>(2)?.and_then(|text| text.parse().ok()),
+        active_pid: row.try_get(3)?,
+        lost: row.try_get(4)?,
+        is_temporary: row.try_get(5)?,
     }))
 }
 
@@ -72,12 +72,12 @@ pub async fn fetch_retention(
 ) -> Result<Option<Retention>, tokio_postgres::Error> {
     let sql = "SELECT (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint, safe_wal_size, wal_status, \
                confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
-    let row = client.query_opt(sql, &[&name]).await?;
-    Ok(row.map(|row| Retention {
-        held_bytes: row.get(0),
-        safe_bytes: row.get(1),
-        wal_status: row.get(2),
-        confirmed_flush_lsn: row.get::<_, Option<String>>(3).and_then(|text| text.parse().ok()),
+    let Some(row) = client.query_opt(sql, &[&name]).await? else { return Ok(None) };
+    Ok(Some(Retention {
+        held_bytes: row.try_get(0)?,
+        safe_bytes: row.try_get(1)?,
+        wal_status: row.try_get(2)?,
+        confirmed_flush_lsn: row.try_get::<_, Option<String>>(3)?.and_then(|text| text.parse().ok()),
     }))
 }
 
@@ -90,7 +90,7 @@ pub async fn create(client: &Client, other: &Client, name: &str) -> Result<Lsn, 
     tokio::pin!(creation);
     loop {
         tokio::select! {
-            row = &mut creation => return Ok(row?.get::<_, String>(0).parse().unwrap_or_default()),
+            row = &mut creation => return Ok(row?.try_get::<_, String>(0)?.parse().unwrap_or_default()),
             () = tokio::time::sleep(QUIET) => tell_blockers(other, "the replication slot's creation").await,
         }
     }
@@ -105,7 +105,7 @@ pub async fn tell_blockers(client: &Client, waiting: &str) {
                  UNION ALL SELECT 'prepared transaction ' || quote_literal(gid) FROM pg_catalog.pg_prepared_xacts
                ) AS writers";
     let found = client.query_one(sql, &[]).await;
-    let who = found.ok().and_then(|row| row.get::<_, Option<String>>(0));
+    let who = found.ok().and_then(|row| row.try_get::<_, Option<String>>(0).ok().flatten());
     let who = who.unwrap_or_else(|| "transactions that can't be named".to_owned());
     tracing::warn!(event = "waiting_for_transactions", "{waiting} waits for open transactions to end: {who}");
 }

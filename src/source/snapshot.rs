@@ -41,7 +41,8 @@ pub async fn open(
     tables: &[&Table],
 ) -> Result<BackfillSnapshot, tokio_postgres::Error> {
     let start_lsn = fetch_lsn(other, "pg_current_wal_insert_lsn").await?;
-    let x2: String = other.query_one("SELECT pg_catalog.pg_current_xact_id()::text", &[]).await?.get(0);
+    let x2: String =
+        other.query_one("SELECT pg_catalog.pg_current_xact_id()::text", &[]).await?.try_get(0)?;
     let x2: u64 = x2.parse().unwrap_or(u64::MAX);
     let locks = tables.iter().map(|table| {
         let only = if table.kind == 'p' { "" } else { "ONLY " };
@@ -55,7 +56,7 @@ pub async fn open(
     loop {
         client.batch_execute(&begin).await?;
         let row = client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
-        let snapshot = row.get::<_, String>(0).parse::<Snapshot>();
+        let snapshot = row.try_get::<_, String>(0)?.parse::<Snapshot>();
         if let Ok(snapshot) = snapshot
             && snapshot.xmin > x2
         {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tokio_postgres::Client;
-use tokio_postgres::error::ErrorPosition;
+use tokio_postgres::error::{ErrorPosition, SqlState};
 
 use super::SqlProblem;
 use super::chain::{Chain, Param};
@@ -108,7 +108,9 @@ pub async fn prepare_some(
     let statement = client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
     let columns = columns.into_iter().map(|c| c.column).collect();
     let params = chain.params.clone();
-    Ok(Query { statement, params, columns, chain, chain_start: select.len() })
+    let query = Query { statement, params, columns, chain, chain_start: select.len() };
+    query.plan(client).await?;
+    Ok(query)
 }
 
 /// Makes a backfill's statement, and has the source check it.
@@ -119,6 +121,7 @@ pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Resul
     let select = format!("SELECT {}\n", values.join(", "));
     let sql = format!("{select}{}", chain.from);
     client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    explain(client, &sql, &chain.files).await?;
     Ok(CopyQuery { sql, columns: columns.into_iter().map(|c| c.column).collect(), chain })
 }
 
@@ -131,15 +134,18 @@ impl Query {
     /// Whether the result depends on values that aren't sent (see [`super::chain::UNSENT`]): asked of the planner, which
     /// keeps of a query only what its result needs.
     pub async fn needs_unsent(&self, client: &Client) -> Result<bool, CompileError> {
+        Ok(self.plan(client).await?.iter().any(|line| line.contains(super::chain::UNSENT)))
+    }
+
+    /// The plan for its values, over no changes at all.
+    async fn plan(&self, client: &Client) -> Result<Vec<String>, CompileError> {
         let values: Vec<String> =
             self.columns.iter().map(|c| format!("trucker_result.{}", quote_ident(&c.name))).collect();
         let mut from = self.chain.from.clone();
         for place in (1..=self.chain.params.len()).rev() {
             from = from.replace(&format!("${place}::"), "'{}'::");
         }
-        let sql = format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT {}\n{from}", values.join(", "));
-        let plan = client.query(&sql, &[]).await?;
-        Ok(plan.iter().any(|row| row.get::<_, String>(0).contains(super::chain::UNSENT)))
+        explain(client, &format!("SELECT {}\n{from}", values.join(", ")), &self.chain.files).await
     }
 
     /// A run-time error in the words of a problem: which file, and where if the server says so.
@@ -147,6 +153,35 @@ impl Query {
         let at = position(failure, None).and_then(|at| at.checked_sub(self.chain_start));
         problem_at(failure, at, &self.chain.files)
     }
+}
+
+/// A statement's plan. Unlike preparing it, this asks for the rights that running it takes.
+async fn explain(
+    client: &Client,
+    sql: &str,
+    files: &[(usize, RenderedFile)],
+) -> Result<Vec<String>, CompileError> {
+    let plan = client.query(&format!("EXPLAIN (VERBOSE, COSTS OFF) {sql}"), &[]).await;
+    let lines = plan.and_then(|lines| lines.iter().map(|line| line.try_get(0)).collect());
+    lines.map_err(|failure| match failure.as_db_error() {
+        Some(refusal) if *refusal.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
+            let help = missing_grant(refusal.message());
+            SqlProblem { help, is_refusal: true, ..problem_at(&failure, None, files) }.into()
+        }
+        _ => CompileError::Postgres(failure),
+    })
+}
+
+/// The statement that lets a role do what it was refused with these words.
+fn missing_grant(refusal: &str) -> Option<String> {
+    let mut words = refusal.strip_prefix("permission denied for ")?.splitn(2, ' ');
+    let (kind, name) = (words.next()?, quote_ident(words.next()?));
+    Some(match kind {
+        "table" | "view" | "relation" => format!("GRANT SELECT ON {name} TO the connection's user"),
+        "function" => format!("GRANT EXECUTE ON FUNCTION {name} TO the connection's user"),
+        "schema" => format!("GRANT USAGE ON SCHEMA {name} TO the connection's user"),
+        _ => return None,
+    })
 }
 
 struct Selected {

@@ -84,7 +84,10 @@ impl Fault {
         match random.within(0..22) {
             0..3 => Fault::Kill,
             3 => Fault::Terminate,
-            4..7 => Fault::Failpoint(random.pick(&FAILPOINTS), random.within(1..40)),
+            4..7 => {
+                let &name = random.pick(&FAILPOINTS);
+                Fault::Failpoint(name, random.within(1..40))
+            }
             7 => Fault::Zombie(ms),
             8 => Fault::Pause(ms),
             9..12 => Fault::Stop(side, *random.pick(&[Stop::Fast, Stop::Immediate, Stop::Kill]), ms),
@@ -97,7 +100,10 @@ impl Fault {
             16 => Fault::LostAnswer { dies: random.chance(50) },
             17 => Fault::Terminated(side),
             18 => Fault::Canceled(side),
-            19 => Fault::Refused { state: random.pick(&STATES), rows: random.chance(50), lasts: ms },
+            19 => {
+                let &state = random.pick(&STATES);
+                Fault::Refused { state, rows: random.chance(50), lasts: ms }
+            }
             20 => Fault::Locked(ms),
             _ => Fault::Clock(*random.pick(&[-400_000_000, -86_400, -5, 3600, 86_400 * 365 * 30])),
         }

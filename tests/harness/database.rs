@@ -1,6 +1,8 @@
 //! Servers and databases, and SQL on them without any ceremony: text in, text out. Sessions fix every
 //! setting that changes how values print, so that two databases can be compared whatever their settings.
 
+use std::env;
+use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 
@@ -25,12 +27,30 @@ pub fn source_server() -> &'static PostgresServer {
 /// The output that all tests share.
 pub fn output_server() -> &'static PostgresServer {
     static SERVER: OnceLock<PostgresServer> = OnceLock::new();
-    SERVER.get_or_init(|| private_server(ServerOptions::default()))
+    SERVER.get_or_init(|| private_output(ServerOptions::default()))
 }
 
-/// A server for one test.
+/// A server for one test, of the source's version.
 pub fn private_server(options: ServerOptions) -> PostgresServer {
-    PostgresServer::start(&options).unwrap_or_else(|error| panic!("{error}"))
+    start("TRUCKER_PG_SOURCE", options)
+}
+
+/// A server for one test, of the output's version.
+pub fn private_output(options: ServerOptions) -> PostgresServer {
+    start("TRUCKER_PG_OUTPUT", options)
+}
+
+/// With the programs that the variable names, by their folder or their major version; else with any.
+fn start(variable: &str, mut options: ServerOptions) -> PostgresServer {
+    if let Ok(chosen) = env::var(variable) {
+        let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/postgres").join(&chosen).join("bin");
+        match chosen.parse() {
+            Ok(_) if fetched.is_dir() => options.bin_dir = Some(fetched),
+            Ok(major) => options.major = Some(major),
+            Err(_) => options.bin_dir = Some(chosen.into()),
+        }
+    }
+    PostgresServer::start(&options).unwrap_or_else(|error| panic!("{variable}: {error}"))
 }
 
 /// One connection.
