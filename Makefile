@@ -1,6 +1,6 @@
 # Everything that a developer or CI runs. Each target brings what it needs.
 
-.PHONY: demo test test-page build check
+.PHONY: demo test test-matrix test-page soak fuzz build check
 
 ## Two throwaway Postgres servers, a small shop, and trucker between them. DEMO_SECONDS=N ends it by itself.
 demo: postgres
@@ -17,6 +17,22 @@ test-page: postgres
 	scripts/ensure-chromium
 	cargo test --locked --test page -- --nocapture
 
+## Fresh seeds of random faults for SOAK_MINUTES (10); stops at the first difference, says the seed, keeps the logs.
+soak: postgres
+	SOAK_MINUTES=$${SOAK_MINUTES:-10} cargo test --locked --test fault whatever -- --nocapture
+
+## The end-to-end tests between all major versions of Postgres, each once as source and once as output: half an hour.
+test-matrix:
+	scripts/test-matrix
+
+## Each fuzz target for FUZZ_SECONDS, with cargo-fuzz and a nightly toolchain.
+FUZZ_SECONDS ?= 300
+fuzz:
+	@for target in $$(cargo +nightly fuzz list); do \
+		echo "== $$target"; mkdir -p fuzz/corpus/$$target; \
+		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
 build:
 	cargo build --release --locked
 
@@ -24,6 +40,7 @@ build:
 check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo check --locked --manifest-path fuzz/Cargo.toml
 
 .PHONY: postgres promtool
 postgres:

@@ -296,12 +296,14 @@ async fn connect(server: &PostgresServer, database: &str) -> Result<Client> {
 async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
     let messages = client.simple_query(sql).await?;
     let rows = messages.iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|i| row.try_get(i).ok().flatten().map(str::to_owned)).collect())
+        }
         _ => None,
     });
     Ok(rows.collect())
 }
 
 async fn number(client: &Client, sql: &str) -> Result<i64> {
-    Ok(client.query_one(sql, &[]).await?.get(0))
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }

@@ -79,9 +79,8 @@ impl Expanded {
             filled.text.push_str(piece);
             match number.and_then(|number| self.printed.get(number)) {
                 Some(Printed::Value(value)) => {
-                    let value = without_marks(value, &self.marker, &self.printed);
-                    filled.text.push_str(&value);
-                    filled.values.push(value);
+                    filled.text.push_str(value);
+                    filled.values.push(value.clone());
                 }
                 Some(Printed::Missing(name, why)) => filled.missing.push(explain(name, *why)),
                 None => {}
@@ -96,17 +95,22 @@ impl Expanded {
     }
 }
 
-/// A value that holds placeholders itself was captured by `{% set %}…{% endset %}` or a macro. They are older
-/// than it is, so this ends.
-fn without_marks(value: &str, marker: &Marker, printed: &[Printed]) -> String {
-    let mut text = String::with_capacity(value.len());
+/// A value that holds placeholders itself was captured by `{% set %}…{% endset %}` or a macro. They stand for what was
+/// printed before, which holds none any more. Ends where the text is too long: each capture may double the last.
+fn without_marks(value: &str, marker: &Marker, printed: &[Printed]) -> Result<Printed, Error> {
+    let mut text = String::new();
     for (piece, number) in marker.split(value) {
         text.push_str(piece);
-        if let Some((number, Printed::Value(inner))) = number.and_then(|n| Some((n, printed.get(n)?))) {
-            text.push_str(&without_marks(inner, marker, &printed[..number]));
+        match number.and_then(|number| printed.get(number)) {
+            Some(Printed::Value(inner)) => text.push_str(inner),
+            Some(missing @ Printed::Missing(..)) => return Ok(missing.clone()),
+            None => {}
+        }
+        if text.len() > VALUE_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidOperation, "this expression yields more than 1 MiB"));
         }
     }
-    text
+    Ok(Printed::Value(text))
 }
 
 fn explain(name: &str, why: Why) -> (String, String) {
@@ -126,6 +130,8 @@ fn explain(name: &str, why: Why) -> (String, String) {
 #[derive(Default)]
 struct Record {
     printed: Vec<Printed>,
+    /// What they come to.
+    bytes: usize,
     /// Each call of `env()` without a usable value, and whether it was printed as it is.
     missing: Vec<(String, Why, bool)>,
 }
@@ -156,7 +162,7 @@ pub(super) fn expand(file: &SourceFile, variables: &Variables) -> Result<Expande
     let record = Shared::default();
     let env = environment(&marker, &record, variables);
     let result = render(&env, &file.name(), file.text(), Value::UNDEFINED);
-    let Record { printed, missing } = std::mem::take(&mut *lock(&record));
+    let Record { printed, missing, .. } = std::mem::take(&mut *lock(&record));
     let needed = missing.iter().filter(|(_, _, is_printed)| !is_printed || result.is_err());
     let mut problems: Vec<Diagnostic> = needed
         .map(|(name, why, _)| {
@@ -175,6 +181,10 @@ pub(super) fn expand(file: &SourceFile, variables: &Variables) -> Result<Expande
 
 /// Instructions that one file may take; a thousand connections take less.
 const FUEL: u64 = 1_000_000;
+/// What one expression may print. No host and no password is as long.
+const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// What all expressions of a file may print.
+const VALUES_BYTES_MAX: usize = 16 * VALUE_BYTES_MAX;
 
 fn environment(marker: &Marker, record: &Shared, variables: &Variables) -> Environment<'static> {
     let mut env = Environment::new();
@@ -207,8 +217,17 @@ fn environment(marker: &Marker, record: &Shared, variables: &Variables) -> Envir
                 *is_printed = true;
                 Printed::Missing(name.clone(), *why)
             }
-            None => Printed::Value(text_of(value)?),
+            None => without_marks(&text_of(value)?, &marker, &record.printed)?,
         };
+        if let Printed::Value(text) = &printed {
+            record.bytes += text.len();
+        }
+        if record.bytes > VALUES_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "the file's expressions yield more than 16 MiB",
+            ));
+        }
         record.printed.push(printed);
         Ok(out.write_str(&marker.mark(record.printed.len() - 1))?)
     });

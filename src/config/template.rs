@@ -185,6 +185,10 @@ fn take_out_anchors(marker: &Marker, marked: &str, source: &str, spots: &[Spot])
             anchors.push(Anchor { rendered: here, template: places[i], is_expression });
         }
     }
+    if anchors.is_empty() {
+        // All of it was captured, or blank.
+        anchors.push(Anchor { rendered: Place::START, template: Place::START, is_expression: true });
+    }
     Rendered { text, anchors }
 }
 

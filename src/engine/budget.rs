@@ -75,12 +75,13 @@ impl Budget {
                      THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END AS lsn) w \
                    WHERE slot_name = $1 AND restart_lsn IS NOT NULL";
         let row = client.query_opt(sql, &[&self.slot]).await?;
-        Ok(row.map(|row| Held {
-            wal_lsn: row.get::<_, String>(0).parse().unwrap_or_default(),
-            bytes: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
-            safe_bytes: row.get(2),
-            is_unreserved: row.get(3),
-            is_active: row.get(4),
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Held {
+            wal_lsn: row.try_get::<_, String>(0)?.parse().unwrap_or_default(),
+            bytes: u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(0),
+            safe_bytes: row.try_get(2)?,
+            is_unreserved: row.try_get(3)?,
+            is_active: row.try_get(4)?,
         }))
     }
 

@@ -7,6 +7,7 @@ use super::error::EngineError;
 use super::prepare::{PreparedProject, PreparedSource};
 use super::replica;
 use crate::change::Lsn;
+use crate::failpoint;
 use crate::pipeline::task::ended;
 use crate::postgres::catalog::Table;
 use crate::postgres::{Purpose, connect};
@@ -100,6 +101,7 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
         tracing::info!(event = "publication", connection = %source.connection.name, "{sql}");
         let done = source.control.client.batch_execute(&sql).await;
         done.map_err(EngineError::at(&source.connection.name, "bringing the publication up to date"))?;
+        failpoint::reach("publication_made");
     }
     let found = publication::fetch(&source.control.client, source.control.server_version, name).await;
     source.publication = found.map_err(EngineError::at(&source.connection.name, "reading publications"))?;
@@ -124,6 +126,7 @@ async fn ensure_slot(
             };
             let created = created.map_err(EngineError::at(&connection.name, "creating the replication slot"));
             let Some(lsn) = created? else { return Ok(false) };
+            failpoint::reach("slot_made");
             tracing::info!(event = "slot_created", connection = %connection.name, slot = name, at = %lsn,
                 "created replication slot {name}");
         }

@@ -96,8 +96,8 @@ impl Guard {
     async fn try_lock(&self) -> Result<bool, EngineError> {
         let sql =
             "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('trucker:' || $1::text, 0))";
-        let row = self.session.client.query_one(sql, &[&self.slot]).await;
-        Ok(row.map_err(EngineError::at(&self.connection.name, "locking the project"))?.get(0))
+        let locked = self.session.client.query_one(sql, &[&self.slot]).await.and_then(|row| row.try_get(0));
+        locked.map_err(EngineError::at(&self.connection.name, "locking the project"))
     }
 
     async fn streaming_pid(&self) -> Result<Option<i32>, EngineError> {

@@ -250,7 +250,7 @@ async fn fetch_publication(
     let sql = "SELECT pg_catalog.pg_get_userbyid(pubowner)::text, pg_catalog.pg_has_role(pubowner, 'USAGE') \
                FROM pg_catalog.pg_publication WHERE pubname = $1";
     let row = client.query_opt(sql, &[&name]).await?;
-    Ok(row.map(|row| FoundPublication { owner: row.get(0), is_ours: row.get(1) }))
+    row.map(|row| Ok(FoundPublication { owner: row.try_get(0)?, is_ours: row.try_get(1)? })).transpose()
 }
 
 /// Whether some session has the lock that [`guard`](super::guard) takes. Its 64 bits are shown in two halves.
@@ -261,5 +261,5 @@ async fn is_locked(client: &Client, slot: &str) -> Result<bool, tokio_postgres::
                WHERE d.datname = pg_catalog.current_database() AND l.locktype = 'advisory' AND l.granted \
                AND l.objsubid = 1 AND l.classid = ((key >> 32) & 4294967295)::oid \
                AND l.objid = (key & 4294967295)::oid)";
-    Ok(client.query_one(sql, &[&slot]).await?.get(0))
+    client.query_one(sql, &[&slot]).await?.try_get(0)
 }

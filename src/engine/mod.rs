@@ -19,6 +19,7 @@ pub mod pulse;
 pub mod refill;
 pub mod replica;
 pub mod requests;
+pub mod rights;
 pub mod route;
 pub mod source;
 pub mod status;

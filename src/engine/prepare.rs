@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use super::error::{EngineError, Findings};
 use super::replica::{self, Replica};
+use super::rights;
 use super::wiring;
 use crate::change::Lsn;
 use crate::config::{Connection, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
 use crate::pipeline::compiled::Compiled;
 use crate::pipeline::definition::{Checked, Definition};
+use crate::pipeline::error::PipelineError;
+use crate::pipeline::versions;
 use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
 use crate::postgres::{Purpose, RawConnection, RawError, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey, Origin};
@@ -118,7 +121,11 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
         };
         if !outputs.contains_key(&output.name) {
             match connect(output, Purpose::Output).await {
-                Ok(session) => drop(outputs.insert(output.name.clone(), session)),
+                Ok(session) => {
+                    if rights::check_schema(&output.name, &session, &mut findings).await? {
+                        outputs.insert(output.name.clone(), session);
+                    }
+                }
                 Err(error) => findings.server(error.to_string()),
             }
         }
@@ -176,12 +183,13 @@ async fn reach(
     }
     let client = &control.client;
     let sql = "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery()";
-    let row = client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for wal_level"))?;
-    if row.get(1) {
+    let asking = || EngineError::at(name, "asking for wal_level");
+    let row = client.query_one(sql, &[]).await.map_err(asking())?;
+    if row.try_get(1).map_err(asking())? {
         let message = format!("connection {name}: the server is a standby: name the primary as host");
         return Err(EngineError::server(message));
     }
-    let level: String = row.get(0);
+    let level: String = row.try_get(0).map_err(asking())?;
     if level != "logical" {
         return Err(EngineError::server(format!(
             "connection {name}: wal_level is {level}, but changes can be read only with logical. \
@@ -192,8 +200,9 @@ async fn reach(
         fetch_server_identity(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
     // Physical copies share their system identifier; no two servers share that and the moment of their start.
     let sql = "SELECT pg_catalog.pg_postmaster_start_time()::text";
-    let row = client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking which server it is"))?;
-    let server = format!("{} {}", identity.system_identifier, row.get::<_, String>(0));
+    let started = client.query_one(sql, &[]).await.and_then(|row| row.try_get::<_, String>(0));
+    let started = started.map_err(EngineError::at(name, "asking which server it is"))?;
+    let server = format!("{} {started}", identity.system_identifier);
     let is_taken = |name: &str| taken.iter().any(|(id, slot)| *id == server && slot == name);
     let replica = replica::reach(connection, &control, &identity).await?;
     let streamed = connection.streamed(version);
@@ -242,9 +251,10 @@ async fn check_failover(connection: &PostgresConnection, control: &Session) -> R
         )));
     }
     let sql = "SELECT pg_catalog.current_setting('synchronized_standby_slots', true)";
-    let row =
-        control.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for settings"))?;
-    if row.get::<_, Option<&str>>(0).unwrap_or_default().is_empty() {
+    let row = control.client.query_one(sql, &[]).await;
+    let standbys = row.and_then(|row| row.try_get::<_, Option<String>>(0));
+    let standbys = standbys.map_err(EngineError::at(name, "asking for settings"))?;
+    if standbys.unwrap_or_default().is_empty() {
         tracing::warn!(
             event = "failover_settings",
             "connection {name}: synchronized_standby_slots is empty, so trucker may be sent changes that no standby has yet: \
@@ -301,29 +311,31 @@ async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Res
     asked.extend(source.replica.as_ref().map(|replica| (&replica.connection, &replica.session)));
     for (connection, session) in asked {
         let name = &connection.name;
-        let row =
-            session.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for rights"))?;
-        let role: String = row.get(1);
-        if !row.get::<_, bool>(0) {
+        let asking = || EngineError::at(name, "asking for rights");
+        let row = session.client.query_one(sql, &[]).await.map_err(asking())?;
+        let is = |column: usize| row.try_get::<_, bool>(column).map_err(asking());
+        let text = |column: usize| row.try_get::<_, String>(column).map_err(asking());
+        let role = text(1)?;
+        if !is(0)? {
             findings.server(format!(
                 "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
             ));
         }
         let is_streamed = *name == source.streamed().0.name;
-        if is_streamed && source.slot.is_none() && row.get(2) {
+        if is_streamed && source.slot.is_none() && is(2)? {
             findings.server(format!(
                 "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
                  one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
             ));
         }
-        if is_streamed && !is_streaming && row.get(5) {
+        if is_streamed && !is_streaming && is(5)? {
             findings.server(format!(
                 "connection {name}: no walsender is left to stream from. Raise max_wal_senders (needs a restart), or end one \
                  that nobody needs: SELECT pid, application_name FROM pg_stat_replication"
             ));
         }
-        if *name == source.connection.name && source.publication.is_none() && !row.get::<_, bool>(3) {
-            let database: String = row.get(4);
+        if *name == source.connection.name && source.publication.is_none() && !is(3)? {
+            let database = text(4)?;
             findings.server(format!(
                 "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
             ));
@@ -394,6 +406,10 @@ pub(super) async fn define(
         is_only_writer,
     )
     .await?;
+    let versions = (source.1.server_version, output.1.server_version);
+    if let Some(problem) = versions::problem(&definition, versions.0, versions.1) {
+        return Err(PipelineError::Problems(vec![problem]));
+    }
     let client = &source.1.client;
     let types = definition.types(client).await?;
     for table in &definition.tables {
@@ -412,9 +428,10 @@ async fn check_ownership(source: &PreparedSource, findings: &mut Findings) -> Re
         let sql = "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.quote_ident(current_user) \
                    FROM pg_catalog.pg_class c WHERE c.oid = $1";
         let row = source.control.client.query_one(sql, &[&table.oid]).await;
-        let row = row.map_err(EngineError::at(name, "asking who owns a table"))?;
-        if !row.get::<_, bool>(0) {
-            let (role, table): (String, _) = (row.get(1), table.sql());
+        let found = row.and_then(|row| Ok((row.try_get::<_, bool>(0)?, row.try_get::<_, String>(1)?)));
+        let (is_owner, role) = found.map_err(EngineError::at(name, "asking who owns a table"))?;
+        if !is_owner {
+            let table = table.sql();
             findings.server(format!(
                 "connection {name}: {role} doesn't own {table}, so it may not publish it. ALTER TABLE {table} OWNER TO {role}, \
                  or make {role} a member of the owner"
@@ -433,9 +450,9 @@ async fn check_ancestors(source: &PreparedSource, findings: &mut Findings) -> Re
     for table in tables {
         let sql = "SELECT a.relid::regclass::text FROM pg_catalog.pg_partition_ancestors($1::oid::regclass) a \
                    WHERE a.relid <> $1::oid AND a.relid = ANY ($2::oid[])";
-        let ancestor = source.control.client.query(sql, &[&table.oid, &wanted]).await;
-        let ancestor = ancestor.map_err(EngineError::at(name, "looking for partitions"))?;
-        if let Some(ancestor) = ancestor.first().map(|row| row.get::<_, String>(0)) {
+        let found = source.control.client.query(sql, &[&table.oid, &wanted]).await;
+        let ancestor = found.and_then(|rows| rows.first().map(|row| row.try_get::<_, String>(0)).transpose());
+        if let Some(ancestor) = ancestor.map_err(EngineError::at(name, "looking for partitions"))? {
             findings.server(format!(
                 "connection {name}: {} is a partition of {ancestor}, which another pipeline reads: its changes are sent as \
                  those of {ancestor}. Read {ancestor} in both, and filter in transform.sql",

@@ -95,9 +95,9 @@ fn foreign(name: &str, standing: &Standing, main: &ServerIdentity) -> Option<Str
 /// Whether changes can be decoded on it.
 async fn check_decoding(name: &str, session: &Session) -> Result<(), EngineError> {
     let sql = "SELECT pg_catalog.current_setting('wal_level')";
-    let row =
-        session.client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for wal_level"))?;
-    match row.get::<_, &str>(0) {
+    let row = session.client.query_one(sql, &[]).await;
+    let level = row.and_then(|row| row.try_get::<_, String>(0));
+    match level.map_err(EngineError::at(name, "asking for wal_level"))?.as_str() {
         "logical" => Ok(()),
         level => Err(EngineError::server(format!(
             "connection {name}: wal_level is {level}, but changes can be decoded on a standby only with logical, there as on \
@@ -111,14 +111,17 @@ async fn check_decoding(name: &str, session: &Session) -> Result<(), EngineError
 async fn recommend(name: &str, client: &Client) -> Result<(), EngineError> {
     let sql = "SELECT pg_catalog.current_setting('hot_standby_feedback')::bool, \
                coalesce(pg_catalog.current_setting('primary_slot_name', true), '') <> ''";
-    let row = client.query_one(sql, &[]).await.map_err(EngineError::at(name, "asking for settings"))?;
-    if !row.get::<_, bool>(0) {
+    let row = client.query_one(sql, &[]).await;
+    let settings = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let (has_feedback, has_slot): (bool, bool) =
+        settings.map_err(EngineError::at(name, "asking for settings"))?;
+    if !has_feedback {
         tracing::warn!(
             event = "replica_settings",
             "connection {name}: hot_standby_feedback is off: a vacuum on the main server can cancel queries of the standby, \
              and lose a slot there for good. Set hot_standby_feedback = on in the standby's postgresql.conf and reload it"
         );
-    } else if !row.get::<_, bool>(1) {
+    } else if !has_slot {
         tracing::warn!(
             event = "replica_settings",
             "connection {name}: primary_slot_name isn't set: whenever the standby is disconnected from its main server, what \

@@ -20,6 +20,7 @@ use super::route::Router;
 use crate::change::Lsn;
 use crate::checkpoint::Progress;
 use crate::config::PostgresConnection;
+use crate::failpoint;
 use crate::pipeline::task::{Attach, ended};
 use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
 use crate::postgres::{Purpose, connect, error};
@@ -324,6 +325,7 @@ impl SourceTask {
     async fn frame(&mut self, assembler: &mut Assembler, frame: Frame) -> Result<(), SourceError> {
         match frame {
             Frame::Data { payload, .. } => {
+                failpoint::reach("frame_read");
                 let step = assembler.push(&payload)?;
                 if let Step::Commit { end_lsn, .. } = step {
                     self.vouch(end_lsn).await?;

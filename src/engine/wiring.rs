@@ -90,8 +90,9 @@ async fn circles(
         let sql = "SELECT system_identifier || ' ' || pg_catalog.pg_postmaster_start_time() \
                    FROM pg_catalog.pg_control_system()";
         let row = session.client.query_one(sql, &[]).await;
-        let row = row.map_err(EngineError::at(name, "asking which server it is"))?;
-        servers.insert(name.as_str(), row.get::<_, String>(0));
+        let server = row.and_then(|row| row.try_get::<_, String>(0));
+        let server = server.map_err(EngineError::at(name, "asking which server it is"))?;
+        servers.insert(name.as_str(), server);
     }
     let edges = definitions(sources).filter_map(|(source, definition)| edge(source, definition, &servers));
     let edges: Vec<Edge> = edges.collect();

@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 use tracing::Span;
 
 use crate::config::Action;
+use crate::failpoint;
 use crate::postgres::Session;
 use crate::sink::postgres::copy::Fill;
 use crate::sink::postgres::{SinkError, Writer};
@@ -56,8 +57,10 @@ pub async fn run(
                         .await
                         .map_err(PipelineError::source("waiting for the source's disk"))?;
                 }
+                failpoint::reach("backfill_copied");
                 let span = trace::commit(&Span::current(), definition, start_lsn);
                 trace::observed(span, async { Ok(writer.commit(start_lsn, seam, None).await?) }).await?;
+                failpoint::reach("backfill_committed");
                 return Ok(());
             }
         }
@@ -129,7 +132,7 @@ async fn estimate(source: &Session, copies: impl Iterator<Item = &CopyQuery>) ->
     for copy in copies {
         let plan = source.client.query(&format!("EXPLAIN {}", copy.sql), &[]).await;
         let plan = plan.map_err(|e| PipelineError::sql(copy.problem(&e), &e))?;
-        rows += plan.first().map_or(0, |line| planned_rows(line.get(0)));
+        rows += plan.first().and_then(|line| line.try_get(0).ok()).map_or(0, planned_rows);
     }
     Ok(rows)
 }

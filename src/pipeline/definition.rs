@@ -15,6 +15,7 @@ use crate::transform::SqlProblem;
 use crate::transform::query::{Types, nearest};
 
 use super::error::PipelineError;
+use super::rights;
 
 /// What a pipeline is, once it is known to fit.
 #[derive(Debug, Clone)]
@@ -160,19 +161,7 @@ async fn input_table(
         problems.push(config_problem(pipeline, &name.table, format!("{sql} {refusal}"), None));
         return Ok(None);
     }
-    let rights = "SELECT pg_catalog.has_table_privilege($1::oid, 'SELECT'), pg_catalog.row_security_active($1::oid), \
-                  pg_catalog.quote_ident(current_user)";
-    let row = client.query_one(rights, &[&table.oid]).await.map_err(failed())?;
-    let role: String = row.get(2);
-    if !row.get::<_, bool>(0) {
-        let help = format!("GRANT SELECT ON {sql} TO {role}");
-        let problem = config_problem(pipeline, &name.table, format!("{role} may not read {sql}"), help);
-        problems.push(SqlProblem { is_refusal: true, ..problem });
-    } else if row.get(1) {
-        let message =
-            format!("row-level security hides rows of {sql} from {role}: a backfill would be incomplete");
-        problems.push(config_problem(pipeline, &name.table, message, format!("ALTER ROLE {role} BYPASSRLS")));
-    }
+    problems.extend(rights::of_input(pipeline, name, &table, client).await?);
     problems.extend(without_identity(pipeline, &table));
     problems.extend(partitions_without_identity(pipeline, &table, client).await?);
     Ok(Some(table))
@@ -228,9 +217,10 @@ async fn partitions_without_identity(
         ReplicaIdentity::Index => "i",
     };
     let rows = client.query(sql, &[&table.oid, &letter]).await;
-    let rows = rows.map_err(PipelineError::source("reading partitions"))?;
-    let problem = |row: &tokio_postgres::Row| {
-        let partition: String = row.get(0);
+    let partitions =
+        rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<_>, _>>());
+    let partitions = partitions.map_err(PipelineError::source("reading partitions"))?;
+    let problem = |partition: String| {
         let message =
             format!("partition {partition} of {} has another replica identity than the table", table.sql());
         let help = format!(
@@ -238,7 +228,7 @@ async fn partitions_without_identity(
         );
         config_problem(pipeline, &table.table, message, help)
     };
-    Ok(rows.iter().map(problem).collect())
+    Ok(partitions.into_iter().map(problem).collect())
 }
 
 async fn missing_table(
@@ -251,8 +241,10 @@ async fn missing_table(
     let sql = "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c \
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
-    let rows = client.query(sql, &[]).await.map_err(PipelineError::source("reading the catalog"))?;
-    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let rows = client.query(sql, &[]).await;
+    let names =
+        rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>());
+    let names = names.map_err(PipelineError::source("reading the catalog"))?;
     let wanted = name.to_string();
     let help = match nearest(&wanted, names.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {near}?"),
@@ -292,7 +284,7 @@ async fn output_table(
         }
     }
     problems.extend(key_problem(pipeline, &table, &key));
-    problems.extend(missing_rights(pipeline, &table, client).await?);
+    problems.extend(rights::of_output(pipeline, name, &table, client).await?);
     // The same columns in another order are the same key; one order for both keeps comparisons simple.
     let is_key = replace.len() == key.len() && replace.iter().all(|column| key.contains(column));
     let replace = if is_key { key.clone() } else { replace };
@@ -329,34 +321,6 @@ fn key_problem(pipeline: &Pipeline, table: &Table, key: &[String]) -> Option<Sql
          (a partial or deferrable one doesn't do)"
     );
     Some(config_problem(pipeline, "key", message, format!("CREATE UNIQUE INDEX ON {sql} ({columns})")))
-}
-
-async fn missing_rights(pipeline: &Pipeline, table: &Table, client: &Client) -> Checked<Option<SqlProblem>> {
-    let on = pipeline.output.on;
-    let all = actions(pipeline);
-    let truncates = matches!(on.truncate, None | Some(crate::config::TruncateAction::Truncate));
-    let puts = all.iter().any(|a| matches!(a, Action::Insert | Action::Upsert));
-    let wanted = [
-        ("SELECT", true),
-        ("INSERT", puts),
-        ("UPDATE", all.iter().any(|a| matches!(a, Action::Update | Action::Upsert))),
-        ("DELETE", all.contains(&Action::Delete)),
-        ("TRUNCATE", truncates),
-    ];
-    let wanted: Vec<&str> = wanted.iter().filter(|(_, needed)| *needed).map(|(name, _)| *name).collect();
-    let sql = "SELECT array_agg(p) FILTER (WHERE NOT pg_catalog.has_table_privilege($1::oid, p)), \
-               pg_catalog.quote_ident(current_user) FROM unnest($2::text[]) AS p";
-    let row = client.query_one(sql, &[&table.oid, &wanted]).await;
-    let row = row.map_err(PipelineError::source("asking for privileges on the output"))?;
-    let (missing, role): (Option<Vec<String>>, String) = (row.get(0), row.get(1));
-    Ok(missing.map(|missing| {
-        let (sql, missing) = (table.sql(), missing.join(", "));
-        let message = format!("{role} lacks {missing} on {sql}");
-        SqlProblem {
-            is_refusal: true,
-            ..config_problem(pipeline, &table.table, message, format!("GRANT {missing} ON {sql} TO {role}"))
-        }
-    }))
 }
 
 fn rules(pipeline: &Pipeline, target: Option<&Target>) -> Rules {

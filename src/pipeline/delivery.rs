@@ -17,6 +17,7 @@ use super::stage::{Verdict, Work};
 use super::state::State;
 use super::trace;
 use crate::checkpoint::{Floor, is_loaded};
+use crate::failpoint;
 use crate::sink::postgres::request::Request;
 use crate::sink::postgres::{SinkError, Writer};
 
@@ -103,7 +104,9 @@ impl Delivery<'_> {
         let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
         let done = self.skip.as_ref().filter(|(_, skip)| is_loaded(skip.commit_lsn, end.end_lsn));
         writer.commit(end.end_lsn, seam, done.map(|(request, _)| request)).await?;
+        failpoint::reach("commit_answered");
         self.floor.raise(end.end_lsn);
+        failpoint::reach("floor_raised");
         self.state.loaded(end.end_lsn);
         self.state.counts.loaded(tally, std::mem::take(&mut open.writing), begun.elapsed());
         open.letters.committed(name, &self.state.counts);
@@ -135,11 +138,16 @@ impl Delivery<'_> {
                 return Ok(());
             }
             _ if matches!(trial, Some(Err(_))) => return Ok(()),
-            Work::Writes(writes) => writer.write(&writes).await,
+            Work::Writes(writes) => {
+                let done = writer.write(&writes).await;
+                failpoint::reach("rows_written");
+                done
+            }
             Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await,
             Work::LoadRun(load) => {
                 let (begun, path) = (Instant::now(), backfill::load_path(self.definition));
                 let done = writer.load_run(&load.relation, &load.sql, &path).await;
+                failpoint::reach("rows_written");
                 let (pipeline, output) = (&self.definition.pipeline.name, &self.definition.output.name);
                 tell_if_slow(self.slow_query, begun, pipeline, &path, output, None);
                 done

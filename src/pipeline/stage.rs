@@ -10,6 +10,7 @@ use tracing::Span;
 
 use crate::change::{Change, Lsn, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
+use crate::failpoint;
 use crate::postgres::Session;
 use crate::sink::fold::Fold;
 use crate::sink::{Key, Row};
@@ -208,6 +209,7 @@ impl Stage {
             self.tally.sql += begun.elapsed();
             match answer {
                 Ok(outcomes) => {
+                    failpoint::reach("sql_run");
                     self.tally.rows += outcomes.iter().map(|outcome| outcome.rows.len() as u64).sum::<u64>();
                     self.emit(&changes, outcomes).await?;
                 }
@@ -452,7 +454,12 @@ impl Stage {
                 Some(left) => *budget = left,
                 None => return Ok(Err(Overflow)),
             }
-            tuples.push((places[n], tuple));
+            let place = places.get(n).ok_or_else(|| {
+                PipelineError::Input(
+                    "the source answered for a change that it was not asked about".to_owned(),
+                )
+            })?;
+            tuples.push((*place, tuple));
         }
         Span::current().record("trucker.rows", tuples.len() as i64);
         Ok(Ok(tuples))

@@ -201,20 +201,20 @@ pub async fn fetch_table(
     table: &str,
 ) -> Result<Option<Table>, tokio_postgres::Error> {
     let Some(row) = client.query_opt(TABLE, &[&schema, &table]).await? else { return Ok(None) };
-    let oid: u32 = row.get(0);
+    let oid: u32 = row.try_get(0)?;
     let columns = client.query(COLUMNS, &[&oid]).await?;
     let unique = client.query(UNIQUE, &[&oid]).await?;
-    let letter = |at: usize| row.get::<_, String>(at).chars().next().unwrap_or(' ');
+    let letter = |at: usize| row.try_get::<_, String>(at).map(|text| text.bytes().next().unwrap_or(b' '));
     Ok(Some(Table {
         oid,
         schema: schema.to_owned(),
         table: table.to_owned(),
-        kind: letter(1),
-        persistence: letter(2),
-        identity: ReplicaIdentity::from_letter(letter(3) as u8).unwrap_or(ReplicaIdentity::Nothing),
-        columns: columns.iter().map(column).collect(),
-        unique: unique.iter().map(unique_index).collect(),
-        is_order_sensitive: row.get(4),
+        kind: letter(1)?.into(),
+        persistence: letter(2)?.into(),
+        identity: ReplicaIdentity::from_letter(letter(3)?).unwrap_or(ReplicaIdentity::Nothing),
+        columns: columns.iter().map(column).collect::<Result<_, _>>()?,
+        unique: unique.iter().map(unique_index).collect::<Result<_, _>>()?,
+        is_order_sensitive: row.try_get(4)?,
     }))
 }
 
@@ -223,44 +223,49 @@ pub async fn fetch_name(client: &Client, oid: u32) -> Result<Option<String>, tok
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let row = client.query_opt(sql, &[&oid]).await?;
-    Ok(row.map(|row| quote_relation(row.get(0), row.get(1))))
+    row.map(|row| Ok(quote_relation(row.try_get(0)?, row.try_get(1)?))).transpose()
 }
 
-fn column(row: &Row) -> TableColumn {
-    let text = |at: usize| row.get::<_, String>(at);
-    let generation = match (text(4).as_str(), text(5).as_str()) {
-        (_, "s" | "v") => Generation::Expression(row.get::<_, Option<String>>(6).unwrap_or_default()),
+fn column(row: &Row) -> Result<TableColumn, tokio_postgres::Error> {
+    let text = |at: usize| row.try_get::<_, String>(at);
+    let generation = match (text(4)?.as_str(), text(5)?.as_str()) {
+        (_, "s" | "v") => Generation::Expression(row.try_get::<_, Option<String>>(6)?.unwrap_or_default()),
         ("a", _) => Generation::IdentityAlways,
         ("d", _) => Generation::IdentityByDefault,
         _ => Generation::None,
     };
     let qualified = |schema: String, name: String| format!("{}.{}", quote_ident(&schema), quote_ident(&name));
-    let array = row.get::<_, Option<String>>(12).zip(row.get::<_, Option<String>>(13));
-    TableColumn {
-        name: text(0),
-        type_modifier: row.get(1),
-        is_not_null: row.get(2),
-        has_default: row.get::<_, bool>(3) || generation != Generation::None,
+    let array = row.try_get::<_, Option<String>>(12)?.zip(row.try_get::<_, Option<String>>(13)?);
+    Ok(TableColumn {
+        name: text(0)?,
+        type_modifier: row.try_get(1)?,
+        is_not_null: row.try_get(2)?,
+        has_default: row.try_get::<_, bool>(3)? || generation != Generation::None,
         generation,
-        is_identity: row.get(7),
+        is_identity: row.try_get(7)?,
         type_name: TypeName {
-            oid: row.get(8),
-            base_oid: row.get(9),
-            sql: qualified(text(10), text(11)),
+            oid: row.try_get(8)?,
+            base_oid: row.try_get(9)?,
+            sql: qualified(text(10)?, text(11)?),
             array_sql: array.map(|(schema, name)| qualified(schema, name)),
         },
-    }
+    })
 }
 
-fn unique_index(row: &Row) -> UniqueIndex {
-    UniqueIndex { name: row.get(0), is_primary: row.get(1), is_arbiter: row.get(2), columns: row.get(3) }
+fn unique_index(row: &Row) -> Result<UniqueIndex, tokio_postgres::Error> {
+    Ok(UniqueIndex {
+        name: row.try_get(0)?,
+        is_primary: row.try_get(1)?,
+        is_arbiter: row.try_get(2)?,
+        columns: row.try_get(3)?,
+    })
 }
 
 /// The types whose cast to text says something else than their output function, which is what the stream carries:
 /// `char(n)` loses its blanks, `inet` gains a mask. For these the output function is asked for by name.
 pub async fn fetch_types_with_text_cast(client: &Client) -> Result<Vec<u32>, tokio_postgres::Error> {
     let sql = "SELECT castsource FROM pg_catalog.pg_cast WHERE casttarget = $1 AND castmethod = 'f'";
-    Ok(client.query(sql, &[&TEXT_OID]).await?.iter().map(|row| row.get(0)).collect())
+    client.query(sql, &[&TEXT_OID]).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Which server this is, as far as positions in its WAL are concerned.
@@ -281,9 +286,9 @@ pub async fn fetch_server_identity(client: &Client) -> Result<ServerIdentity, to
                FROM pg_catalog.pg_control_system()";
     let row = client.query_one(sql, &[]).await?;
     Ok(ServerIdentity {
-        system_identifier: row.get(0),
-        flush_lsn: row.get::<_, String>(1).parse().unwrap_or_default(),
-        timeline: u32::from_str_radix(row.get(2), 16).unwrap_or_default(),
+        system_identifier: row.try_get(0)?,
+        flush_lsn: row.try_get::<_, String>(1)?.parse().unwrap_or_default(),
+        timeline: u32::from_str_radix(row.try_get(2)?, 16).unwrap_or_default(),
     })
 }
 
@@ -291,7 +296,7 @@ pub async fn fetch_server_identity(client: &Client) -> Result<ServerIdentity, to
 /// is no position reads as zero, which every comparison treats as "nothing yet".
 pub async fn fetch_lsn(client: &Client, function: &str) -> Result<Lsn, tokio_postgres::Error> {
     let row = client.query_one(&format!("SELECT pg_catalog.{function}()::text"), &[]).await?;
-    Ok(row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()).unwrap_or_default())
+    Ok(row.try_get::<_, Option<String>>(0)?.and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
 /// Where the server's WAL ends; on a standby, where what it has received does, replayed or not.
@@ -300,7 +305,7 @@ pub async fn fetch_wal_end(client: &Client) -> Result<Lsn, tokio_postgres::Error
                  THEN GREATEST(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) \
                  ELSE pg_catalog.pg_current_wal_lsn() END)::text";
     let row = client.query_one(sql, &[]).await?;
-    Ok(row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()).unwrap_or_default())
+    Ok(row.try_get::<_, Option<String>>(0)?.and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
 /// How far a standby has replayed: every transaction whose commit record lies before that is visible to all snapshots
@@ -310,8 +315,8 @@ pub async fn fetch_replay_lsn(client: &Client) -> Result<Option<Lsn>, tokio_post
     // In this order: a position that was read before the server was still a standby is one of its replay.
     let sql = "SELECT pg_catalog.pg_last_wal_replay_lsn()::text, pg_catalog.pg_is_in_recovery()";
     let row = client.query_one(sql, &[]).await?;
-    let lsn = row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()).unwrap_or_default();
-    Ok(row.get::<_, bool>(1).then_some(lsn))
+    let lsn = row.try_get::<_, Option<String>>(0)?.and_then(|text| text.parse().ok()).unwrap_or_default();
+    Ok(row.try_get::<_, bool>(1)?.then_some(lsn))
 }
 
 /// A position on a primary: everything committed before the call ends before it, and it is on disk, so that a standby

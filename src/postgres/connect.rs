@@ -72,7 +72,7 @@ async fn prepare(
     let messages = session.client.simple_query(&settings::verification_query()).await.map_err(failed)?;
     let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|column| row.get(column)).collect::<Vec<_>>())
+            Some((0..row.len()).map(|column| row.try_get(column).ok().flatten()).collect::<Vec<_>>())
         }
         _ => None,
     });
@@ -178,6 +178,11 @@ pub(super) fn address(to: &PostgresConnection) -> String {
 pub(super) fn io_error(to: &PostgresConnection, error: &io::Error) -> ConnectError {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(tls) => tls::error(to, tls),
+        // What the driver can't read.
+        None if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+            let (connection, address) = (to.name.clone(), address(to));
+            ConnectError::Protocol { connection, address, reason: error.to_string() }
+        }
         None => unreachable(to, io::Error::new(error.kind(), error.to_string())),
     }
 }

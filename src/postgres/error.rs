@@ -270,6 +270,12 @@ impl ConnectError {
             "28P01" => ConnectError::Password { connection, given, error },
             "28000" => ConnectError::NotAllowed { connection, error },
             "3D000" => ConnectError::NoDatabase { connection, error },
+            "42501" if error.message.starts_with("permission denied for database") => {
+                let mut error = error;
+                let database = error.message.split('"').nth(1).unwrap_or("…");
+                error.hint = Some(format!("GRANT CONNECT ON DATABASE {database} TO its user"));
+                ConnectError::Server { connection, error }
+            }
             "08P01" if error.message.contains("startup parameter") => {
                 ConnectError::Pooler { connection, reason: error.message }
             }

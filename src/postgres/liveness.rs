@@ -143,7 +143,7 @@ async fn waits_for_us(to: &PostgresConnection, pid: i32) -> bool {
         let sql = "SELECT coalesce(wait_event IN ('ClientRead', 'ClientWrite'), false) \
                    FROM pg_catalog.pg_stat_activity WHERE pid = $1";
         let row = session.client.query_opt(sql, &[&pid]).await.ok()?;
-        Some(row.is_none_or(|row| row.get(0)))
+        Some(row.is_none_or(|row| row.try_get(0).unwrap_or(false)))
     };
     timeout(PROBE_TIMEOUT, asking).await.ok().flatten().unwrap_or(false)
 }

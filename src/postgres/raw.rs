@@ -18,6 +18,10 @@ use crate::config::PostgresConnection;
 
 /// Postgres can't make a longer message: a value is at most 1 GB.
 const LENGTH_MAX: usize = 1 << 30;
+/// Until the server has proved who it is; what it says before that is short.
+const STARTUP_LENGTH_MAX: usize = 64 * 1024;
+/// No query here has more rows than these.
+const ROWS_MAX: usize = 100;
 /// What is read at a time.
 const READ_SIZE: usize = 64 * 1024;
 /// A longer message gets memory of its own, which goes when the message goes.
@@ -33,10 +37,17 @@ pub struct BackendMessage {
 }
 
 /// Cuts a server's bytes into messages. Holds what was read and not yet taken, so that reading can be given up
-/// and taken up again at any time.
-#[derive(Debug, Default)]
+/// and taken up again at any time. Memory grows with what came, not with what was announced.
+#[derive(Debug)]
 pub struct MessageReader {
     buffer: BytesMut,
+    length_max: usize,
+}
+
+impl Default for MessageReader {
+    fn default() -> Self {
+        MessageReader { buffer: BytesMut::new(), length_max: LENGTH_MAX }
+    }
 }
 
 impl MessageReader {
@@ -47,8 +58,9 @@ impl MessageReader {
                 Ok(message) => return Ok(message),
                 Err(missing) => missing,
             };
-            if self.buffer.capacity() - self.buffer.len() < missing.max(READ_SIZE / 16) {
-                self.buffer.reserve(missing.max(READ_SIZE));
+            let room = missing.clamp(READ_SIZE, self.buffer.len().max(READ_SIZE));
+            if self.buffer.capacity() - self.buffer.len() < room.min(missing.max(READ_SIZE / 16)) {
+                self.buffer.reserve(room);
             }
             if from.read_buf(&mut self.buffer).await? == 0 {
                 let reason = "the server closed the connection";
@@ -63,7 +75,7 @@ impl MessageReader {
             return Ok(Err(5 - self.buffer.len()));
         };
         let length = u32::from_be_bytes(length) as usize;
-        if !(4..=LENGTH_MAX).contains(&length) {
+        if !(4..=self.length_max).contains(&length) {
             return Err(RawError::Malformed(format!("a message that would be {length} bytes long")));
         }
         let total = length + 1;
@@ -110,7 +122,8 @@ impl RawConnection {
     /// Connects as a walsender of that database (`replication=database`), and verifies the settings.
     pub async fn connect(to: &PostgresConnection) -> Result<Self, ConnectError> {
         establish(to, |wire| async move {
-            let mut connection = RawConnection { wire, reader: MessageReader::default() };
+            let reader = MessageReader { length_max: STARTUP_LENGTH_MAX, ..MessageReader::default() };
+            let mut connection = RawConnection { wire, reader };
             connection.start(to).await.map_err(|error| failed(to, error))?;
             let rows = connection.query(&settings::verification_query()).await;
             let rows = rows.map_err(|error| failed(to, error))?;
@@ -133,6 +146,7 @@ impl RawConnection {
         ];
         self.send(|buffer| frontend::startup_message(parameters, buffer)).await?;
         self.authenticate(to).await?;
+        self.reader.length_max = LENGTH_MAX;
         self.until_ready().await.map(drop)
     }
 
@@ -193,6 +207,7 @@ impl RawConnection {
         loop {
             let message = self.next().await?;
             match message.tag {
+                b'D' if rows.len() == ROWS_MAX => return Err(malformed("answer: it doesn't end")),
                 b'D' => rows.push(decode_row(message.body).ok_or_else(|| malformed("row"))?),
                 b'E' => {
                     let server = Box::new(ServerError::decode(&message.body));
@@ -312,6 +327,14 @@ mod tests {
             assert!(messages.is_empty());
             assert_eq!(error, format!(r#"Malformed("a message that would be {length} bytes long")"#));
         }
+    }
+
+    #[tokio::test]
+    async fn memory_grows_with_what_came_not_with_what_was_announced() {
+        let stream = [&b"d\x3F\xFF\xFF\xFF"[..], &vec![0; 300_000]].concat();
+        let mut reader = MessageReader::default();
+        assert!(reader.next(&mut &stream[..]).await.is_err());
+        assert!(reader.buffer.capacity() < 4 * stream.len(), "{} bytes", reader.buffer.capacity());
     }
 
     #[tokio::test]

@@ -112,12 +112,12 @@ pub(super) fn verification_query() -> String {
 }
 
 /// Checks the row of [`verification_query`].
-pub(super) fn verify(connection: &str, row: &[Option<&str>]) -> Result<Found, ConnectError> {
+pub(super) fn verify(connection: &str, answers: &[Option<&str>]) -> Result<Found, ConnectError> {
     let pooler = |setting: &str, value: Option<&str>| ConnectError::Pooler {
         connection: connection.to_owned(),
         reason: format!("{setting} is {} after asking for another value", value.unwrap_or("missing")),
     };
-    let value = |index: usize| row.get(index).copied().flatten();
+    let value = |index: usize| answers.get(index).copied().flatten();
     for (index, name) in VERIFIED.iter().enumerate() {
         let found = value(index + 2);
         let asked = SETTINGS.iter().find(|(setting, _)| setting == name).map(|(_, value)| *value);

@@ -42,6 +42,11 @@ impl Binaries {
         self.major
     }
 
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.dir
+    }
+
     /// Path of one of the programs; whether it exists is certain only for initdb, pg_ctl and postgres.
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)

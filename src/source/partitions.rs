@@ -30,13 +30,15 @@ pub async fn fetch(client: &Client, publication: u32) -> Result<Vec<Partition>, 
                JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace \
                WHERE p.prpubid = $1 AND t.isleaf AND l.relkind <> 'p' ORDER BY 1";
     let rows = client.query(sql, &[&publication]).await?;
-    let partition = |row: &tokio_postgres::Row| Partition {
-        oid: row.get(0),
-        name: quote_relation(row.get(1), row.get(2)),
-        root: quote_relation(row.get(3), row.get(4)),
-        has_rows: row.get::<_, Option<bool>>(5).unwrap_or(false),
+    let partition = |row: &tokio_postgres::Row| {
+        Ok(Partition {
+            oid: row.try_get(0)?,
+            name: quote_relation(row.try_get(1)?, row.try_get(2)?),
+            root: quote_relation(row.try_get(3)?, row.try_get(4)?),
+            has_rows: row.try_get::<_, Option<bool>>(5)?.unwrap_or(false),
+        })
     };
-    Ok(rows.iter().map(partition).collect())
+    rows.iter().map(partition).collect()
 }
 
 /// What no change will tell of the way from one list to the other, for people.

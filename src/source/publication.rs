@@ -1,6 +1,6 @@
 //! The publication: which tables the slot's stream carries. One per source and project, shared by its pipelines.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use crate::postgres::ident::{quote_ident, quote_relation};
 
@@ -55,8 +55,8 @@ pub async fn fetch(
     let sql = "SELECT oid, puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot \
                FROM pg_catalog.pg_publication WHERE pubname = $1";
     let Some(row) = client.query_opt(sql, &[&name]).await? else { return Ok(None) };
-    let oid: u32 = row.get(0);
-    let alteration = match (row.get(1), row.get(2), row.get(3)) {
+    let oid: u32 = row.try_get(0)?;
+    let alteration = match (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?) {
         (true, _, _) => Some("it is FOR ALL TABLES"),
         (_, false, _) => Some("it doesn't publish all of insert, update, delete and truncate"),
         (_, _, false) => Some("publish_via_partition_root is off"),
@@ -71,16 +71,16 @@ pub async fn fetch(
          WHERE r.prpubid = $1 ORDER BY 2, 3"
     );
     let tables = client.query(&sql, &[&oid]).await?;
-    let tables = tables
-        .iter()
-        .map(|r| PublishedTable {
-            oid: r.get(0),
-            schema: r.get(1),
-            table: r.get(2),
-            is_narrowed: r.get(3),
-            entry_oid: r.get(4),
+    let published = |row: &Row| {
+        Ok(PublishedTable {
+            oid: row.try_get(0)?,
+            schema: row.try_get(1)?,
+            table: row.try_get(2)?,
+            is_narrowed: row.try_get(3)?,
+            entry_oid: row.try_get(4)?,
         })
-        .collect();
+    };
+    let tables = tables.iter().map(published).collect::<Result<_, tokio_postgres::Error>>()?;
     Ok(Some(Publication { oid, alteration: alteration.map(str::to_owned), tables }))
 }
 

@@ -50,16 +50,16 @@ pub async fn fetch(
         "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary, {failover}, two_phase \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1"
     );
-    let row = client.query_opt(&sql, &[&name]).await?;
-    Ok(row.map(|row| Slot {
-        database: row.get(0),
-        plugin: row.get(1),
-        confirmed_flush_lsn: row.get::<_, Option<String>>(2).and_then(|text| text.parse().ok()),
-        active_pid: row.get(3),
-        lost: row.get(4),
-        is_temporary: row.get(5),
-        is_failover: row.get(6),
-        is_two_phase: row.get(7),
+    let Some(row) = client.query_opt(&sql, &[&name]).await? else { return Ok(None) };
+    Ok(Some(Slot {
+        database: row.try_get(0)?,
+        plugin: row.try_get(1)?,
+        confirmed_flush_lsn: row.try_get::<_, Option<String>>(2)?.and_then(|text| text.parse().ok()),
+        active_pid: row.try_get(3)?,
+        lost: row.try_get(4)?,
+        is_temporary: row.try_get(5)?,
+        is_failover: row.try_get(6)?,
+        is_two_phase: row.try_get(7)?,
     }))
 }
 
@@ -84,12 +84,12 @@ pub async fn fetch_retention(
     let sql = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
                  ELSE pg_catalog.pg_current_wal_lsn() END - restart_lsn)::bigint, safe_wal_size, wal_status, \
                confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
-    let row = client.query_opt(sql, &[&name]).await?;
-    Ok(row.map(|row| Retention {
-        held_bytes: row.get(0),
-        safe_bytes: row.get(1),
-        wal_status: row.get(2),
-        confirmed_flush_lsn: row.get::<_, Option<String>>(3).and_then(|text| text.parse().ok()),
+    let Some(row) = client.query_opt(sql, &[&name]).await? else { return Ok(None) };
+    Ok(Some(Retention {
+        held_bytes: row.try_get(0)?,
+        safe_bytes: row.try_get(1)?,
+        wal_status: row.try_get(2)?,
+        confirmed_flush_lsn: row.try_get::<_, Option<String>>(3)?.and_then(|text| text.parse().ok()),
     }))
 }
 
@@ -104,18 +104,18 @@ pub async fn create(
     is_failover: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Lsn>, tokio_postgres::Error> {
-    let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0);
+    let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.try_get(0)?;
     let failover = if is_failover { ", failover => true" } else { "" };
     let sql = format!(
         "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput'{failover})"
     );
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&name];
     let creation = client.query_one(&sql, &params);
-    let lsn = |row: Row| -> Lsn { row.get::<_, String>(0).parse().unwrap_or_default() };
+    let lsn = |row: Row| Ok(row.try_get::<_, String>(0)?.parse().unwrap_or_default());
     tokio::pin!(creation, stop);
     loop {
         tokio::select! {
-            row = &mut creation => return Ok(Some(lsn(row?))),
+            row = &mut creation => return lsn(row?).map(Some),
             () = &mut stop => break,
             () = tokio::time::sleep(QUIET) => tell_blockers(main, "the replication slot's creation").await,
         }
@@ -123,7 +123,7 @@ pub async fn create(
     // Only closing the connection, the server would wait on, make the slot at last, and keep WAL for nobody.
     other.execute("SELECT pg_catalog.pg_cancel_backend($1)", &[&pid]).await?;
     match creation.await {
-        Ok(row) => Ok(Some(lsn(row))),
+        Ok(row) => lsn(row).map(Some),
         Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(None),
         Err(error) => Err(error),
     }
@@ -143,10 +143,10 @@ pub async fn with_temporary<T>(
     base: &str,
     work: impl AsyncFnOnce(&str, Lsn) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, tokio_postgres::Error> {
-    let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.get(0);
+    let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.try_get(0)?;
     let name = format!("{}_{pid}", &base[..base.len().min(50)]);
     let sql = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', temporary => true)";
-    let lsn = client.query_one(sql, &[&name]).await?.get::<_, String>(0).parse().unwrap_or_default();
+    let lsn = client.query_one(sql, &[&name]).await?.try_get::<_, String>(0)?.parse().unwrap_or_default();
     let done = work(&name, lsn).await;
     // An open transaction, or a broken connection, would fail here and end the slot as well.
     let dropped = client.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&name]).await;
@@ -174,7 +174,8 @@ pub async fn has_commit_at(
         let commit = bytes.try_into().map_or(0, u64::from_be_bytes);
         (lsn.0..=lsn.0 + PAGE_HEAD_MAX).contains(&commit)
     };
-    Ok(commits.iter().any(|row| begins_near(row.get(0))))
+    let near = commits.iter().map(|row| row.try_get(0).map(begins_near)).collect::<Result<Vec<bool>, _>>()?;
+    Ok(near.contains(&true))
 }
 
 /// Says which open transactions something waits for. A failure to find out is none of the waiting one's.
@@ -186,7 +187,7 @@ pub async fn tell_blockers(client: &Client, waiting: &str) {
                  UNION ALL SELECT 'prepared transaction ' || quote_literal(gid) FROM pg_catalog.pg_prepared_xacts
                ) AS writers";
     let found = client.query_one(sql, &[]).await;
-    let who = found.ok().and_then(|row| row.get::<_, Option<String>>(0));
+    let who = found.ok().and_then(|row| row.try_get::<_, Option<String>>(0).ok().flatten());
     let who = who.unwrap_or_else(|| "transactions that can't be named".to_owned());
     tracing::warn!(event = "waiting_for_transactions", "{waiting} waits for open transactions to end: {who}");
 }

@@ -58,14 +58,15 @@ pub async fn open(
     tables: &[&Table],
 ) -> Result<BackfillSnapshot, tokio_postgres::Error> {
     let start_lsn = fetch_lsn(other, "pg_current_wal_insert_lsn").await?;
-    let x2: String = other.query_one("SELECT pg_catalog.pg_current_xact_id()::text", &[]).await?.get(0);
+    let x2: String =
+        other.query_one("SELECT pg_catalog.pg_current_xact_id()::text", &[]).await?.try_get(0)?;
     let x2: u64 = x2.parse().unwrap_or(u64::MAX);
     let begin = begin_sql(tables);
     let (mut pause, mut told) = (Duration::from_millis(5), Instant::now());
     loop {
         client.batch_execute(&begin).await?;
         let row = client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
-        let snapshot = row.get::<_, String>(0).parse::<Snapshot>();
+        let snapshot = row.try_get::<_, String>(0)?.parse::<Snapshot>();
         if let Ok(snapshot) = snapshot
             && snapshot.xmin > x2
         {
@@ -153,7 +154,9 @@ async fn snapshot_between_records(
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         })
-        .map(|row| row.get(0)?.parse().ok().filter(|_| row.get(1) == Some("t")))
+        .map(|row| {
+            row.try_get(0).ok()??.parse().ok().filter(|_| row.try_get(1).is_ok_and(|is| is == Some("t")))
+        })
         .collect();
     Ok(match positions[..] {
         [Some(before), Some(after)] => Some((before == after).then_some(after)),

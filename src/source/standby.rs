@@ -53,7 +53,8 @@ impl Standby {
             let system = self.connection.query("IDENTIFY_SYSTEM").await?;
             let position = position.into_iter().next().unwrap_or_default();
             let system = system.into_iter().next().unwrap_or_default();
-            let text = |row: &[Option<String>], at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+            let text =
+                |cells: &[Option<String>], at: usize| cells.get(at).cloned().flatten().unwrap_or_default();
             let read = || {
                 Some(Standing {
                     identity: ServerIdentity {

@@ -146,7 +146,9 @@ impl Query {
         let values: Vec<String> =
             self.columns.iter().map(|c| format!("trucker_result.{}", quote_ident(&c.name))).collect();
         let plan = explain(client, &format!("SELECT {}", values.join(", ")), &self.chain).await?;
-        Ok(plan.iter().any(|row| row.get::<_, String>(0).contains(super::chain::UNSENT)))
+        Ok(plan
+            .iter()
+            .any(|row| row.try_get::<_, String>(0).is_ok_and(|line| line.contains(super::chain::UNSENT))))
     }
 
     /// A run-time error in the words of a problem: which file, and where if the server says so.

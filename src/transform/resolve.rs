@@ -38,8 +38,10 @@ pub async fn fetch_unchanged(
         arrays.iter().map(|a| a as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
     let mut completed = vec![None; changes.len()];
     for row in client.query(&sql, &arrays).await? {
-        let at = (row.get::<_, i64>(0) - 1).max(0) as usize;
-        completed[at] = changes.get(at).map(|change| complete(change, &missing, &row));
+        let at = usize::try_from(row.try_get::<_, i64>(0)?.saturating_sub(1)).unwrap_or_default();
+        if let (Some(change), Some(place)) = (changes.get(at), completed.get_mut(at)) {
+            *place = Some(complete(change, &missing, &row)?);
+        }
     }
     Ok(completed)
 }
@@ -120,18 +122,18 @@ fn statement(
     )
 }
 
-fn complete(change: &Change, missing: &[usize], row: &Row) -> Change {
-    let Some(new) = &change.new else { return change.clone() };
+fn complete(change: &Change, missing: &[usize], row: &Row) -> Result<Change, tokio_postgres::Error> {
+    let Some(new) = &change.new else { return Ok(change.clone()) };
     let mut tuple = TupleBuilder::new(new.len());
     for (cell, value) in new.cells().enumerate() {
         let place = missing.iter().position(|&m| m == cell).filter(|_| value == Cell::Unchanged);
         match place {
             Some(place) => {
-                let fetched: Option<&str> = row.get(place + 1);
+                let fetched: Option<&str> = row.try_get(place + 1)?;
                 tuple.push(fetched.map_or(Cell::Null, |text| Cell::Text(text.as_bytes())));
             }
             None => tuple.push(value),
         }
     }
-    Change { new: Some(tuple.build()), ..change.clone() }
+    Ok(Change { new: Some(tuple.build()), ..change.clone() })
 }

@@ -37,12 +37,12 @@ impl ResultRows {
     pub async fn next(&mut self) -> Result<Option<(usize, Tuple)>, tokio_postgres::Error> {
         let Some(row) = self.rows.next().await.transpose()? else { return Ok(None) };
         let n: i64 = row.try_get(0)?;
-        let mut tuple = TupleBuilder::new(row.len() - 1);
+        let mut tuple = TupleBuilder::new(row.len().saturating_sub(1));
         for column in 1..row.len() {
             let value: Option<Raw<'_>> = row.try_get(column)?;
             tuple.push(value.map_or(Cell::Null, |raw| Cell::Text(raw.0)));
         }
-        Ok(Some(((n - 1).max(0) as usize, tuple.build())))
+        Ok(Some((usize::try_from(n.saturating_sub(1)).unwrap_or_default(), tuple.build())))
     }
 }
 

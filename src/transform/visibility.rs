@@ -72,7 +72,7 @@ pub async fn begin_on_standby(client: &Client) -> Result<(), tokio_postgres::Err
 async fn begin(client: &Client) -> Result<Option<Snapshot>, tokio_postgres::Error> {
     let messages = client.simple_query(BEGIN).await?;
     Ok(messages.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        SimpleQueryMessage::Row(row) => row.try_get(0).ok()??.parse().ok(),
         _ => None,
     }))
 }

@@ -12,6 +12,8 @@ use trucker::config::{PostgresConnection, RootCertificates, Secret, SslMode};
 use trucker::postgres::{ConnectError, Purpose, RawConnection, connect};
 use trucker::sandbox::{PostgresServer, ServerOptions, StopMode};
 
+use super::harness::private_server;
+
 const HOSTILE: &[u8] = b"\xff\xfe '\"\\ \n\t#:{{ $1 }}%00@/?=\x01\x7f";
 
 fn to(server: &PostgresServer, user: &str) -> PostgresConnection {
@@ -56,7 +58,7 @@ async fn start_plain_server() -> PostgresServer {
         "host all by_password 127.0.0.1/32 password",
         "host all trusted,hostile 127.0.0.1/32 trust",
     ];
-    let server = PostgresServer::start(&options(&hba)).unwrap();
+    let server = private_server(options(&hba));
     let sql = format!(
         r#"
         CREATE ROLE by_scram LOGIN REPLICATION PASSWORD '{scram}';
@@ -127,7 +129,7 @@ async fn start_tls_server() -> TlsServer {
         "hostssl all with_certificate 127.0.0.1/32 trust clientcert=verify-ca",
         "host all anyone 127.0.0.1/32 trust",
     ];
-    let mut server = PostgresServer::start(&options(&hba)).unwrap();
+    let mut server = private_server(options(&hba));
     let authority = Authority::new();
     let (certificate, key) = authority.certify("localhost");
     let owner = fs::metadata(server.data_dir()).unwrap();

@@ -5,7 +5,9 @@ use std::thread;
 
 use trucker::sandbox::{ServerOptions, StopMode};
 
-use super::harness::{Database, Random, Scenario, Session, Trucker, config, is_soak, private_server};
+use super::harness::{
+    Database, Random, Scenario, Session, Trucker, config, is_soak, private_output, private_server,
+};
 
 /// Each change of `t` is a line of `log`; `t` is copied too; `nr` of the source says in which order rows
 /// were written by one session.
@@ -163,7 +165,7 @@ fn stops_by_signal_neither_lose_nor_repeat_a_change() {
 
 #[test]
 fn a_crash_of_the_output_server_neither_loses_nor_repeats_a_change() {
-    let mut output = private_server(ServerOptions::default());
+    let mut output = private_output(ServerOptions::default());
     let s = copy_and_log(Scenario::between(super::harness::source_server().port(), output.port()));
     let mut random = Random::seeded(6);
     begin(&s);

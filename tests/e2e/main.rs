@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on says where by panicking.
 
+#[allow(dead_code)] // Shared with the tests of faults, which use the rest.
 #[path = "../harness/mod.rs"]
 mod harness;
 
@@ -24,6 +25,7 @@ mod exactly_once;
 mod failover;
 mod fencing;
 mod handover;
+mod hostile_server;
 mod identity;
 mod isolation;
 mod load;
@@ -36,6 +38,7 @@ mod notify;
 mod observability;
 mod operator;
 mod output_trouble;
+mod permissions;
 mod publication;
 mod replaced;
 mod replica;

@@ -10,11 +10,13 @@ use trucker::sandbox::{PostgresServer, ServerOptions};
 use trucker::source::pgoutput::{Context, Message, decode};
 use trucker::source::stream::{Frame, ReplicationStream, StreamError};
 
+use super::harness::private_server;
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn server() -> &'static PostgresServer {
     static SERVER: OnceCell<PostgresServer> = OnceCell::const_new();
-    SERVER.get_or_init(async || PostgresServer::start(&ServerOptions::default()).unwrap()).await
+    SERVER.get_or_init(async || private_server(ServerOptions::default())).await
 }
 
 /// A database of its own, with a table `t`, and a publication and a slot that are both called as the database.

@@ -6,7 +6,7 @@ use std::thread;
 
 use trucker::sandbox::{ServerOptions, StopMode};
 
-use super::harness::{Database, Scenario, config, output_server, private_server};
+use super::harness::{Database, Scenario, config, output_server, private_output, private_server};
 
 fn copy_of_t(s: Scenario) -> Scenario {
     s.tables("CREATE TABLE t (id int PRIMARY KEY, v text)").copies("t")
@@ -74,7 +74,7 @@ fn the_slot_is_never_ahead_of_the_checkpoint() {
 
 #[test]
 fn the_slot_waits_while_the_output_is_down_and_nothing_is_lost() {
-    let mut output = private_server(ServerOptions::default());
+    let mut output = private_output(ServerOptions::default());
     let s = copy_of_t(Scenario::between(super::harness::source_server().port(), output.port()));
     let mut trucker = s.run();
     s.until_following(&mut trucker, 1);

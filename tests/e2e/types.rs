@@ -1,7 +1,7 @@
 //! Every value arrives as it was: through backfill and through the stream, whatever the settings of either
 //! side, and converted as a cast would where the two columns differ in type.
 
-use super::harness::{Scenario, config};
+use super::harness::{Scenario, config, output_server, source_server};
 
 /// Type, and values of it as SQL expressions. NULL is tried for each.
 const VALUES: &[(&str, &[&str])] = &[
@@ -130,9 +130,18 @@ const HOSTILE: &[&str] = &[
 const THROUGH_SQL: &[(&str, &str)] =
     &[("transform.sql", "SELECT row.* -- all of it"), ("delete.sql", "SELECT {{ old.id }} AS id")];
 
+/// Since 16, Postgres writes some values of `"char"` in a way that older versions read as others.
+fn char_changes() -> bool {
+    source_server().binaries().major() >= 16 && output_server().binaries().major() < 16
+}
+
+/// The types that can go from this source to this output.
+fn values() -> impl Iterator<Item = &'static (&'static str, &'static [&'static str])> {
+    VALUES.iter().filter(|(name, _)| *name != "\"char\"" || !char_changes())
+}
+
 fn table() -> String {
-    let columns: Vec<String> =
-        VALUES.iter().enumerate().map(|(i, (name, _))| format!("c{i} {name}")).collect();
+    let columns: Vec<String> = values().enumerate().map(|(i, (name, _))| format!("c{i} {name}")).collect();
     format!("{TYPES} CREATE TABLE t (id int PRIMARY KEY, {})", columns.join(", "))
 }
 
@@ -140,7 +149,7 @@ fn table() -> String {
 fn fill(s: &Scenario, first: usize) {
     let mut id = first;
     let mut sql = format!("INSERT INTO t (id) VALUES ({id});");
-    for (i, (name, values)) in VALUES.iter().enumerate() {
+    for (i, (name, values)) in values().enumerate() {
         for value in *values {
             id += 1;
             sql += &format!("INSERT INTO t (id, c{i}) VALUES ({id}, ({value})::{name});");
@@ -159,7 +168,7 @@ fn check(s: &Scenario) {
     s.assert_table_same("t");
     fill(s, 1000);
     s.source.execute("UPDATE t SET id = id + 5000 WHERE id < 1000 AND id % 2 = 0");
-    let all: Vec<String> = (0..VALUES.len()).map(|i| format!("c{i} = u.c{i}")).collect();
+    let all: Vec<String> = (0..values().count()).map(|i| format!("c{i} = u.c{i}")).collect();
     s.source.execute(&format!(
         "UPDATE t SET {} FROM t u WHERE t.id BETWEEN 1 AND 200 AND u.id = t.id + 1000 + 2",
         all.join(", ")
@@ -200,7 +209,7 @@ fn settings_of_roles_and_databases_change_no_value() {
 
 #[test]
 fn every_type_can_be_a_key() {
-    for (name, values) in VALUES {
+    for (name, values) in values() {
         let no_key =
             ["json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle", "txid_snapshot"];
         if no_key.iter().any(|no| name.starts_with(no) && !name.starts_with("jsonb")) {
@@ -224,6 +233,22 @@ fn every_type_can_be_a_key() {
         s.once();
         s.assert_table_same("t");
     }
+}
+
+#[test]
+fn a_char_that_the_output_would_read_as_another_is_refused() {
+    let s = Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY, c \"char\")").copies("t");
+    s.source.execute(r"INSERT INTO t VALUES (1, 'a'), (2, '\377')");
+    if !char_changes() {
+        s.once();
+        return s.assert_table_same("t");
+    }
+    let text = s.once_fails(3);
+    assert!(text.contains("ALTER TABLE public.t ALTER COLUMN c TYPE text"), "{text}");
+    s.assert_nothing_created();
+    s.output.execute("ALTER TABLE t ALTER COLUMN c TYPE text");
+    s.once();
+    s.assert_same("SELECT id, c::text FROM t", "SELECT id, c FROM t");
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! Servers and databases, and SQL on them without any ceremony: text in, text out. Sessions fix every
 //! setting that changes how values print, so that two databases can be compared whatever their settings.
 
+use std::env;
+use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 
+use bytes::Bytes;
+use futures_util::SinkExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage};
 use trucker::sandbox::{PostgresServer, ServerOptions};
@@ -23,12 +27,30 @@ pub fn source_server() -> &'static PostgresServer {
 /// The output that all tests share.
 pub fn output_server() -> &'static PostgresServer {
     static SERVER: OnceLock<PostgresServer> = OnceLock::new();
-    SERVER.get_or_init(|| private_server(ServerOptions::default()))
+    SERVER.get_or_init(|| private_output(ServerOptions::default()))
 }
 
-/// A server for one test.
+/// A server for one test, of the source's version.
 pub fn private_server(options: ServerOptions) -> PostgresServer {
-    PostgresServer::start(&options).unwrap_or_else(|error| panic!("{error}"))
+    start("TRUCKER_PG_SOURCE", options)
+}
+
+/// A server for one test, of the output's version.
+pub fn private_output(options: ServerOptions) -> PostgresServer {
+    start("TRUCKER_PG_OUTPUT", options)
+}
+
+/// With the programs that the variable names, by their folder or their major version; else with any.
+fn start(variable: &str, mut options: ServerOptions) -> PostgresServer {
+    if let Ok(chosen) = env::var(variable) {
+        let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/postgres").join(&chosen).join("bin");
+        match chosen.parse() {
+            Ok(_) if fetched.is_dir() => options.bin_dir = Some(fetched),
+            Ok(major) => options.major = Some(major),
+            Err(_) => options.bin_dir = Some(chosen.into()),
+        }
+    }
+    PostgresServer::start(&options).unwrap_or_else(|error| panic!("{variable}: {error}"))
 }
 
 /// One connection.
@@ -74,6 +96,15 @@ impl Session {
     #[track_caller]
     pub fn execute(&self, sql: &str) {
         self.try_execute(sql).unwrap_or_else(|error| panic!("{}", explain(sql, &error)));
+    }
+
+    /// Hands lines to a `COPY … FROM STDIN`.
+    pub fn try_copy(&self, sql: &str, lines: String) -> Result<(), Error> {
+        self.runtime.block_on(async {
+            let mut sink = Box::pin(self.client.copy_in(sql).await?);
+            sink.send(Bytes::from(lines)).await?;
+            sink.as_mut().finish().await.map(drop)
+        })
     }
 
     /// Starts the statements and leaves without waiting for an answer: for a commit that waits for a

@@ -19,6 +19,21 @@ impl Random {
         Random(seed)
     }
 
+    /// From that seed; prints nothing.
+    pub fn new(seed: u64) -> Self {
+        Random(seed)
+    }
+
+    /// Whether a thing of that probability, in percent, is to happen.
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.within(0..100) < percent
+    }
+
+    /// One of these.
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.within(0..of.len() as u64) as usize]
+    }
+
     /// Another generator, for another thread.
     pub fn fork(&mut self) -> Self {
         Random(self.next())

@@ -9,7 +9,7 @@ mod process;
 mod promtool;
 mod scenario;
 
-pub use database::{Database, Session, output_server, private_server, source_server};
+pub use database::{Database, Session, output_server, private_output, private_server, source_server};
 pub use disorder::{Random, is_soak};
 pub use metrics::Metrics;
 pub use poll::{PATIENCE, eventually, holds_for};

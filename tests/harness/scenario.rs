@@ -141,6 +141,11 @@ impl Scenario {
         self.folder.path().join("project")
     }
 
+    /// Where the output of its processes goes.
+    pub fn logs(&self) -> PathBuf {
+        self.folder.path().join("logs")
+    }
+
     /// Name of the slot and of the publication.
     pub fn slot(&self) -> String {
         format!("trucker_{}", self.name)
@@ -148,7 +153,7 @@ impl Scenario {
 
     /// Starts `trucker ARGS`.
     pub fn start(&self, args: &[&str]) -> Trucker {
-        Trucker::start(&self.folder.path().join("logs"), args, &self.variables)
+        Trucker::start(&self.logs(), args, &self.variables)
     }
 
     /// Starts `trucker run`.
@@ -237,7 +242,8 @@ impl Scenario {
         }
     }
 
-    fn difference(&self, on_source: &str, on_output: &str) -> Option<String> {
+    /// How the answers differ, if they do.
+    pub fn difference(&self, on_source: &str, on_output: &str) -> Option<String> {
         let wanted = count_rows(self.source.rows(on_source));
         let found = match self.output.try_rows(on_output) {
             Ok(rows) => count_rows(rows),

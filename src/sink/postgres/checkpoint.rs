@@ -15,7 +15,7 @@ use crate::change::Lsn;
 use crate::checkpoint::Seam;
 
 const TABLE: &str = "\
-CREATE SCHEMA IF NOT EXISTS trucker;
+DO $$ BEGIN IF pg_catalog.to_regnamespace('trucker') IS NULL THEN CREATE SCHEMA trucker; END IF; END $$;
 CREATE TABLE IF NOT EXISTS trucker.checkpoint (
   project text NOT NULL,
   pipeline text NOT NULL,
@@ -103,8 +103,8 @@ pub async fn ensure_tables(client: &Client) -> Result<(), SinkError> {
     let complete = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL AND count(*) = 3 \
                     FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('trucker.checkpoint') \
                     AND attname IN ('failure', 'request', 'published') AND NOT attisdropped";
-    let row = client.query_one(complete, &[]).await.map_err(SinkError::at("looking into schema trucker"))?;
-    if row.get(0) {
+    let row = client.query_one(complete, &[]).await;
+    if row.and_then(|row| row.try_get(0)).map_err(SinkError::at("looking into schema trucker"))? {
         return Ok(());
     }
     // Two processes that start at once: the second waits here and then finds the tables.
@@ -126,8 +126,8 @@ pub async fn ensure_tables(client: &Client) -> Result<(), SinkError> {
 /// Whether there is a checkpoint table.
 pub async fn exists(client: &Client) -> Result<bool, SinkError> {
     let sql = "SELECT pg_catalog.to_regclass('trucker.checkpoint') IS NOT NULL";
-    let row = client.query_one(sql, &[]).await.map_err(SinkError::at("looking for trucker.checkpoint"))?;
-    Ok(row.get(0))
+    let row = client.query_one(sql, &[]).await.and_then(|row| row.try_get(0));
+    row.map_err(SinkError::at("looking for trucker.checkpoint"))
 }
 
 /// All checkpoints of a project. An error is never taken for their absence.
@@ -136,15 +136,17 @@ pub async fn fetch_all(client: &Client, project: &str) -> Result<Vec<Checkpoint>
         return Ok(Vec::new());
     }
     let sql = format!("SELECT {COLUMNS} FROM trucker.checkpoint c WHERE project = $1 ORDER BY pipeline");
-    let rows = client.query(&sql, &[&project]).await.map_err(SinkError::at("reading trucker.checkpoint"))?;
-    Ok(rows.iter().map(checkpoint).collect())
+    let rows = client.query(&sql, &[&project]).await;
+    rows.and_then(|rows| rows.iter().map(checkpoint).collect())
+        .map_err(SinkError::at("reading trucker.checkpoint"))
 }
 
 /// One checkpoint, as it is.
 pub async fn fetch_one(client: &Client, key: &CheckpointKey) -> Result<Option<Checkpoint>, SinkError> {
     let sql = format!("SELECT {COLUMNS} FROM trucker.checkpoint c WHERE project = $1 AND pipeline = $2");
     let row = client.query_opt(&sql, &[&key.project, &key.pipeline]).await;
-    Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.as_ref().map(checkpoint))
+    row.and_then(|row| row.as_ref().map(checkpoint).transpose())
+        .map_err(SinkError::at("reading trucker.checkpoint"))
 }
 
 /// One checkpoint, after waiting for a transaction that is moving it: a COMMIT whose answer was lost may still be under way.
@@ -152,31 +154,34 @@ pub async fn fetch_settled(client: &Client, key: &CheckpointKey) -> Result<Optio
     let sql =
         format!("SELECT {COLUMNS} FROM trucker.checkpoint c WHERE project = $1 AND pipeline = $2 FOR UPDATE");
     let row = client.query_opt(&sql, &[&key.project, &key.pipeline]).await;
-    Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.as_ref().map(checkpoint))
+    row.and_then(|row| row.as_ref().map(checkpoint).transpose())
+        .map_err(SinkError::at("reading trucker.checkpoint"))
 }
 
-fn checkpoint(row: &Row) -> Checkpoint {
-    let lsn = |at: usize| row.get::<_, Option<String>>(at).and_then(|text| text.parse().ok());
-    let snapshot = row.get::<_, Option<String>>(9).and_then(|text| text.parse().ok());
-    Checkpoint {
-        pipeline: row.get(0),
-        epoch: row.get(1),
-        loaded_lsn: lsn(3).filter(|_| row.get::<_, String>(2) == "follow"),
+fn checkpoint(row: &Row) -> Result<Checkpoint, tokio_postgres::Error> {
+    let text = |at: usize| row.try_get::<_, Option<String>>(at);
+    let lsn = |at: usize| Ok::<_, tokio_postgres::Error>(text(at)?.and_then(|text| text.parse().ok()));
+    let is_following = row.try_get::<_, String>(2)? == "follow";
+    let snapshot = text(9)?.and_then(|text| text.parse().ok());
+    Ok(Checkpoint {
+        pipeline: row.try_get(0)?,
+        epoch: row.try_get(1)?,
+        loaded_lsn: lsn(3)?.filter(|_| is_following),
         origin: Origin {
-            system_identifier: row.get(4),
-            timeline: row.get::<_, i64>(5) as u32,
-            slot: row.get(6),
-            database: row.get(7),
+            system_identifier: row.try_get(4)?,
+            timeline: u32::try_from(row.try_get::<_, i64>(5)?).unwrap_or_default(),
+            slot: row.try_get(6)?,
+            database: row.try_get(7)?,
         },
-        output_table: row.get(8),
-        input_tables: row.get(12),
-        published: row.get(15),
-        seam: snapshot.zip(lsn(10)).map(|(snapshot, bound)| Seam { snapshot, bound }),
+        output_table: row.try_get(8)?,
+        input_tables: row.try_get(12)?,
+        published: row.try_get(15)?,
+        seam: snapshot.zip(lsn(10)?).map(|(snapshot, bound)| Seam { snapshot, bound }),
         // A clock that was set back is no reason to fail.
-        age: Duration::try_from_secs_f64(row.get(11)).unwrap_or_default(),
-        failure: row.get::<_, Option<String>>(13).as_deref().map(Failure::parse),
-        request: row.get::<_, Option<String>>(14).and_then(Request::parse),
-    }
+        age: Duration::try_from_secs_f64(row.try_get(11)?).unwrap_or_default(),
+        failure: text(13)?.as_deref().map(Failure::parse),
+        request: text(14)?.and_then(Request::parse),
+    })
 }
 
 /// Takes the pipeline: from here on, no other process can move its checkpoint. Creates the row where there is none.
@@ -216,9 +221,8 @@ pub async fn claim(
                 &published,
             ],
         )
-        .await
-        .map_err(SinkError::at("taking the pipeline's checkpoint"))?;
-    Ok(checkpoint(&row))
+        .await;
+    row.and_then(|row| checkpoint(&row)).map_err(SinkError::at("taking the pipeline's checkpoint"))
 }
 
 /// Moves the checkpoint, in the transaction that is open on `client`, if epoch and position are still as this
@@ -279,7 +283,7 @@ pub async fn has_other_writers(
     let sql = "SELECT EXISTS (SELECT FROM trucker.checkpoint WHERE output_table = $3 \
                AND (project, pipeline) <> ($1, $2) AND (project <> $1 OR pipeline = ANY ($4)))";
     let row = client.query_one(sql, &[&key.project, &key.pipeline, &table, &pipelines]).await;
-    Ok(row.map_err(SinkError::at("reading trucker.checkpoint"))?.get(0))
+    row.and_then(|row| row.try_get(0)).map_err(SinkError::at("reading trucker.checkpoint"))
 }
 
 /// Forgets all pipelines of a project; how many there were.
@@ -306,7 +310,8 @@ pub async fn is_schema_spare(client: &Client, project: &str) -> Result<bool, Sin
                    coalesce(pg_catalog.to_regclass('trucker.dead_letters_id_seq'), 0)))) \
                FROM pg_catalog.pg_namespace n WHERE n.nspname = 'trucker'";
     let row = client.query_one(sql, &[&project]).await;
-    let is_spare: bool = row.map_err(SinkError::at("looking into schema trucker"))?.get(0);
+    let is_spare: bool =
+        row.and_then(|row| row.try_get(0)).map_err(SinkError::at("looking into schema trucker"))?;
     Ok(is_spare && !dead_letter::has_others(client, project).await?)
 }
 

@@ -43,12 +43,8 @@ impl Writer {
         self.begin().await?;
         let Some(target) = self.target() else { return Ok(true) };
         let sql = format!("SELECT NOT EXISTS (SELECT FROM {})", target.table.sql());
-        let row = self
-            .client()
-            .query_one(&sql, &[])
-            .await
-            .map_err(SinkError::at("looking into the output table"))?;
-        Ok(row.get(0))
+        let row = self.client().query_one(&sql, &[]).await;
+        row.and_then(|row| row.try_get(0)).map_err(SinkError::at("looking into the output table"))
     }
 
     /// Makes the temporary table for rows of these columns.

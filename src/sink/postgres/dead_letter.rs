@@ -146,8 +146,8 @@ async fn insert(
 
 async fn exists(client: &Client) -> Result<bool, SinkError> {
     let sql = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL";
-    let row = client.query_one(sql, &[]).await.map_err(SinkError::at("looking for trucker.dead_letters"))?;
-    Ok(row.get(0))
+    let row = client.query_one(sql, &[]).await;
+    row.and_then(|row| row.try_get(0)).map_err(SinkError::at("looking for trucker.dead_letters"))
 }
 
 /// How many there are, by pipeline.
@@ -156,9 +156,10 @@ pub async fn count(client: &Client, project: &str) -> Result<Vec<(String, i64)>,
         return Ok(Vec::new());
     }
     let sql = "SELECT pipeline, count(*) FROM trucker.dead_letters WHERE project = $1 GROUP BY pipeline";
-    let rows =
-        client.query(sql, &[&project]).await.map_err(SinkError::at("counting trucker.dead_letters"))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    let rows = client.query(sql, &[&project]).await;
+    let counts =
+        rows.and_then(|rows| rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect());
+    counts.map_err(SinkError::at("counting trucker.dead_letters"))
 }
 
 /// Whether there are any of other projects.
@@ -168,7 +169,7 @@ pub async fn has_others(client: &Client, project: &str) -> Result<bool, SinkErro
     }
     let sql = "SELECT EXISTS (SELECT FROM trucker.dead_letters WHERE project <> $1)";
     let row = client.query_one(sql, &[&project]).await;
-    Ok(row.map_err(SinkError::at("looking into trucker.dead_letters"))?.get(0))
+    row.and_then(|row| row.try_get(0)).map_err(SinkError::at("looking into trucker.dead_letters"))
 }
 
 /// Deletes those of a project.

@@ -67,8 +67,10 @@ pub async fn leave(
 pub async fn fetch(client: &Client, project: &str) -> Result<Vec<(String, Request)>, SinkError> {
     let sql = "SELECT pipeline, request::text FROM trucker.checkpoint \
                WHERE project = $1 AND request IS NOT NULL ORDER BY pipeline";
-    let rows = client.query(sql, &[&project]).await.map_err(SinkError::at("looking for requests"))?;
-    Ok(rows.iter().filter_map(|row| Some((row.get(0), Request::parse(row.get(1))?))).collect())
+    let rows = client.query(sql, &[&project]).await;
+    let found = rows.and_then(|rows| rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect());
+    let found: Vec<(String, String)> = found.map_err(SinkError::at("looking for requests"))?;
+    Ok(found.into_iter().filter_map(|(pipeline, text)| Some((pipeline, Request::parse(text)?))).collect())
 }
 
 /// Takes a request away that is seen to, and with it what it was about: the pipeline tries again.

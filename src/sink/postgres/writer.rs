@@ -15,6 +15,7 @@ use super::request::Request;
 use super::statement::{Shape, Target};
 use crate::change::{Cell, Lsn, Tuple};
 use crate::checkpoint::Seam;
+use crate::failpoint;
 use crate::postgres::Session;
 use crate::postgres::array::ArrayText;
 use crate::postgres::ident::{quote_ident, quote_idents};
@@ -104,6 +105,7 @@ impl Writer {
         self.begin().await?;
         let (from, epoch) = (self.loaded_lsn, self.epoch);
         checkpoint::advance(self.client(), &self.key, epoch, from, loaded_lsn, seam.as_ref(), done).await?;
+        failpoint::reach("checkpoint_moved");
         self.client().batch_execute("COMMIT").await.map_err(SinkError::at("committing"))?;
         self.is_open = false;
         self.loaded_lsn = Some(loaded_lsn);

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::change::Lsn;
+use crate::failpoint;
 
 /// How often the server hears from us at least.
 const INTERVAL_MAX: Duration = Duration::from_secs(10);
@@ -97,6 +98,7 @@ impl Feedback {
                 return to.flush().await;
             }
             to.flush().await?;
+            failpoint::reach("feedback_sent");
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 () = sleep_until(Instant::now() + interval) => {}

@@ -182,7 +182,7 @@ impl ReplicationStream {
             };
             self.pings = 0;
             self.next_ping = Instant::now() + PING_INTERVAL;
-            let Some(frame) = decode_message(message)? else { continue };
+            let Some(frame) = Frame::decode(message)? else { continue };
             match frame {
                 Frame::Data { wal_start, wal_end, .. } => self.feedback.set_received(wal_start.max(wal_end)),
                 Frame::Keepalive { wal_end, reply_requested, .. } => {
@@ -268,20 +268,23 @@ fn refused(error: RawError) -> StreamError {
     }
 }
 
-/// None for messages that say nothing to us.
-fn decode_message(message: BackendMessage) -> Result<Option<Frame>, StreamError> {
-    match message.tag {
-        b'd' => decode_copy_data(message.body).map(Some),
-        b'N' => {
-            let notice = ServerError::decode(&message.body);
-            let ServerError { severity, code, message, .. } = notice;
-            Ok(Some(Frame::Notice { severity, code, message }))
-        }
-        b'E' => Err(StreamError::Server(Box::new(ServerError::decode(&message.body)))),
-        b'c' | b'C' | b'Z' => Err(StreamError::Ended),
-        b'S' => Ok(None),
-        other => {
-            Err(StreamError::Protocol(format!("a message of type {:?} came unexpected", char::from(other))))
+impl Frame {
+    /// Reads one of the server's messages; None for those that say nothing to us.
+    pub fn decode(message: BackendMessage) -> Result<Option<Frame>, StreamError> {
+        match message.tag {
+            b'd' => decode_copy_data(message.body).map(Some),
+            b'N' => {
+                let notice = ServerError::decode(&message.body);
+                let ServerError { severity, code, message, .. } = notice;
+                Ok(Some(Frame::Notice { severity, code, message }))
+            }
+            b'E' => Err(StreamError::Server(Box::new(ServerError::decode(&message.body)))),
+            b'c' | b'C' | b'Z' => Err(StreamError::Ended),
+            b'S' => Ok(None),
+            other => Err(StreamError::Protocol(format!(
+                "a message of type {:?} came unexpected",
+                char::from(other)
+            ))),
         }
     }
 }
@@ -312,7 +315,7 @@ mod tests {
     use super::*;
 
     fn decoded(tag: u8, body: &'static [u8]) -> String {
-        match decode_message(BackendMessage { tag, body: Bytes::from_static(body) }) {
+        match Frame::decode(BackendMessage { tag, body: Bytes::from_static(body) }) {
             Ok(frame) => format!("{frame:?}"),
             Err(error) => error.to_string(),
         }

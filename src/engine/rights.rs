@@ -1,0 +1,44 @@
+//! Whether the role of an output may keep its progress there: schema `trucker` and the tables in it. Asks only.
+
+use super::error::{EngineError, Findings};
+use crate::postgres::Session;
+
+const SCHEMA: &str = "\
+SELECT n.oid IS NOT NULL, n.oid IS NULL OR pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+       CASE WHEN n.oid IS NULL THEN pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+            ELSE c.oid IS NOT NULL OR pg_catalog.has_schema_privilege(n.oid, 'CREATE') END,
+       c.oid IS NULL OR (SELECT bool_and(pg_catalog.has_table_privilege(c.oid, p))
+                         FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p),
+       pg_catalog.quote_ident(current_user), pg_catalog.quote_ident(pg_catalog.current_database())
+FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'trucker'
+LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'checkpoint'";
+
+/// Whether schema `trucker` of this output can be used, or made; if not, the findings say what would help.
+pub async fn check_schema(
+    connection: &str,
+    session: &Session,
+    findings: &mut Findings,
+) -> Result<bool, EngineError> {
+    let asked = session.client.query_one(SCHEMA, &[]).await;
+    let asked = asked.and_then(|row| {
+        let is = |column: usize| row.try_get::<_, bool>(column);
+        let names = (row.try_get::<_, String>(4)?, row.try_get::<_, String>(5)?);
+        Ok(([is(0)?, is(1)?, is(2)?, is(3)?], names))
+    });
+    let ([exists, may_look, may_create, may_write], (role, database)) =
+        asked.map_err(EngineError::at(connection, "asking for rights on schema trucker"))?;
+    let cure = match (may_look, may_create, may_write) {
+        (_, false, _) if !exists => format!("GRANT CREATE ON DATABASE {database} TO {role}"),
+        (_, false, _) => format!("GRANT USAGE, CREATE ON SCHEMA trucker TO {role}"),
+        (false, ..) => format!("GRANT USAGE ON SCHEMA trucker TO {role}"),
+        (.., false) => {
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA trucker TO {role}")
+        }
+        _ => return Ok(true),
+    };
+    let what = if exists { "use" } else { "create" };
+    findings.server(format!(
+        "connection {connection}: {role} may not {what} schema trucker, where progress is kept. {cure}"
+    ));
+    Ok(false)
+}
