@@ -70,7 +70,8 @@ impl Definition {
     }
 
     /// The same, with the output table as it is now: whoever connects anew sees the DDL there. A table that doesn't do any
-    /// more is left as it was known, and the write to it will say what is wrong, in the server's words.
+    /// more, or lacks a column that it had, is left as it was known, and the write to it will say what is wrong, in the
+    /// server's words: a copy that went on without the column would lose its values.
     pub async fn with_current_output(&self, output: &Client) -> Checked<Definition> {
         let mut problems = Vec::new();
         let target = match &self.pipeline.output.table {
@@ -79,7 +80,11 @@ impl Definition {
             }
             _ => None,
         };
-        if target.is_none() || !problems.is_empty() {
+        let has_all = |now: &Target| {
+            let before = self.target.iter().flat_map(|target| &target.table.columns);
+            before.into_iter().all(|column| now.table.columns.iter().any(|c| c.name == column.name))
+        };
+        if !problems.is_empty() || !target.as_ref().is_some_and(has_all) {
             return Ok(self.clone());
         }
         let rules = rules(&self.pipeline, target.as_ref());

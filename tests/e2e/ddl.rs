@@ -104,7 +104,7 @@ fn a_renamed_column_stops_a_copy_before_the_first_row_without_it() {
     s.until_following(&mut trucker, 1);
     s.source.execute("ALTER TABLE t RENAME v TO w");
     s.source.execute("INSERT INTO t VALUES (2, 'b')");
-    let ended = trucker.wait();
+    let ended = trucker.end_failed();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("ALTER TABLE public.t RENAME COLUMN v TO w"), "{}", ended.stderr);
     assert_eq!(list(&s), "1:a");
@@ -144,7 +144,7 @@ fn sql_that_names_a_column_that_is_gone_stops_with_file_and_line_and_goes_on_whe
                 .replace(", 'b'", if ddl.contains("DROP") { "" } else { ", 'b'" })
                 .as_str(),
         );
-        let ended = trucker.wait();
+        let ended = trucker.end_failed();
         assert_eq!(ended.code, Some(1), "{}", ended.stderr);
         for words in ["t/transform.sql:2:", "row.v: table public.t has no column v"] {
             assert!(ended.stderr.contains(words), "no word on {words}: {}", ended.stderr);
@@ -237,7 +237,7 @@ fn a_table_that_is_called_otherwise_stops_the_pipeline_until_it_has_its_name_bac
         s.until_following(&mut trucker, 1);
         s.source.execute(there);
         s.source.execute(&format!("INSERT INTO {name} VALUES (2, 'b')"));
-        let ended = trucker.wait();
+        let ended = trucker.end_failed();
         assert_eq!(ended.code, Some(1), "{}", ended.stderr);
         assert!(ended.stderr.contains(name), "{}", ended.stderr);
         assert_eq!(list(&s), "1:a");
@@ -257,7 +257,7 @@ fn a_table_swapped_for_another_by_renaming_is_noticed_though_no_change_comes() {
         "BEGIN; CREATE TABLE t_new (id int PRIMARY KEY, v text); ALTER TABLE t RENAME TO t_old;
          ALTER TABLE t_new RENAME TO t; COMMIT; INSERT INTO t VALUES (1, 'unseen')",
     );
-    let ended = trucker.wait();
+    let ended = trucker.end_failed();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("public.t is called public.t_old now"), "{}", ended.stderr);
     let said = s.once_fails(4);
@@ -274,7 +274,7 @@ fn a_table_made_anew_under_a_running_process_is_noticed_though_no_change_comes()
     s.until_following(&mut trucker, 1);
     watched(&s, &mut trucker);
     s.source.execute(&format!("DROP TABLE t; {T}; INSERT INTO t VALUES (2, 'unseen')"));
-    let ended = trucker.wait();
+    let ended = trucker.end_failed();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("public.t"), "{}", ended.stderr);
     let said = s.once_fails(4);
@@ -418,7 +418,7 @@ fn sql_over_old_columns_stops_where_they_are_no_longer_sent() {
     s.source.execute("INSERT INTO t VALUES (1, 'a'); UPDATE t SET v = 'b'");
     s.source.execute("ALTER TABLE t REPLICA IDENTITY DEFAULT");
     s.source.execute("UPDATE t SET v = 'c'");
-    let ended = trucker.wait();
+    let ended = trucker.end_failed();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     for words in ["old.v", "ALTER TABLE public.t REPLICA IDENTITY FULL"] {
         assert!(ended.stderr.contains(words), "no word on {words}: {}", ended.stderr);

@@ -183,7 +183,7 @@ fn a_source_that_is_lost_for_good_leaves_the_pipelines_of_another_alone() {
         s.until_table_same(&mut trucker, "a");
     }
     trucker.signal("TERM");
-    let ended = trucker.wait();
+    let ended = trucker.end_failed();
     assert_eq!(ended.code, Some(1), "a source has failed: {}", ended.stderr);
     assert!(ended.stderr.contains(&format!("replication slot {slot} is gone")), "{}", ended.stderr);
 }

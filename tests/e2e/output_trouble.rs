@@ -221,7 +221,7 @@ fn an_output_column_that_goes_away_and_comes_back_loses_nothing() {
     s.output.execute("ALTER TABLE t RENAME COLUMN v TO w");
     s.source.execute("INSERT INTO t VALUES (1, 1)");
     trucker.until_said("42703");
-    let ended = trucker.wait();
+    let ended = trucker.end_failed();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     s.output.execute("ALTER TABLE t RENAME COLUMN w TO v");
     s.source.execute("INSERT INTO t VALUES (2, 2)");

@@ -89,7 +89,7 @@ fn a_publication_altered_under_a_running_process_ends_it_and_stays_refused() {
     }
     worlds.iter().for_each(|(sql, s, _)| alter(s, sql));
     for (sql, s, trucker) in worlds {
-        let ended = trucker.wait();
+        let ended = trucker.end_failed();
         assert_eq!(ended.code, Some(1), "{sql}: {}", ended.stderr);
         assert!(ended.stderr.contains("publication"), "{sql}: {}", ended.stderr);
         let again = s.run_once();

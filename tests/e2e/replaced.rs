@@ -39,7 +39,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn ends_with(trucker: Trucker, words: &str) {
-    let ended = trucker.wait();
+    let ended = trucker.end_failed();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains(words), "no word on {words}: {}", ended.stderr);
 }

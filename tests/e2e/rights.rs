@@ -105,7 +105,7 @@ fn rows_hidden_while_a_pipeline_follows_still_arrive_and_its_next_backfill_is_re
     s.source.execute("INSERT INTO t VALUES (3, 3), (4, 4)");
     s.until_table_same(&mut trucker, "t");
     trucker.terminate();
-    let said = s.once_fails(3);
+    let said = s.once_fails(4);
     assert!(said.contains("row-level security"), "{said}");
     s.source.execute("ALTER TABLE t DISABLE ROW LEVEL SECURITY; INSERT INTO t VALUES (5, 5)");
     s.once();

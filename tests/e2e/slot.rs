@@ -307,7 +307,7 @@ fn a_publication_that_is_narrowed_is_noticed_while_it_runs() {
         let mut trucker = s.run();
         s.until_following(&mut trucker, 1);
         s.source.execute(&sql.replace(" p ", &format!(" {} ", s.slot())));
-        let ended = trucker.wait();
+        let ended = trucker.end_failed();
         assert_eq!(ended.code, Some(1), "{sql}: {}", ended.stderr);
         assert!(ended.stderr.contains(words), "{sql}: {}", ended.stderr);
     }

@@ -62,7 +62,7 @@ fn a_slot_that_is_lost_while_trucker_runs_ends_it_with_the_cure() {
     lose_slot(&s);
     trucker.until_said("is lost");
     blocker.execute("COMMIT");
-    let ended = trucker.wait();
+    let ended = trucker.end_failed();
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("max_slot_wal_keep_size"), "{}", ended.stderr);
     assert!(ended.stderr.matches("connecting again").count() <= 3, "{}", ended.stderr);

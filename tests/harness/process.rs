@@ -158,6 +158,19 @@ impl Trucker {
         finished
     }
 
+    /// Waits until a pipeline has failed, which leaves the process running, or the process has ended; ends it.
+    #[track_caller]
+    pub fn end_failed(mut self) -> Finished {
+        let has_failed = eventually(PATIENCE, || {
+            !self.is_running() || self.stderr().contains(r#""event":"pipeline_failed""#)
+        });
+        assert!(has_failed, "nothing fails\n--- trucker's stderr\n{}", tail(&self.stderr()));
+        if self.is_running() {
+            self.signal("TERM");
+        }
+        self.wait()
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(self) -> Finished {
