@@ -40,7 +40,6 @@ build:
 check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo check --locked --manifest-path fuzz/Cargo.toml
 
 .PHONY: postgres promtool
 postgres:

@@ -121,6 +121,7 @@ fn loses_an_answer(dies: bool) {
         proxy.heal();
     }
     change(&s, 9);
+    s.until_same(&mut trucker, "SELECT id FROM l", "SELECT id FROM log");
     trucker.terminate();
     check(&s);
 }

@@ -23,8 +23,9 @@ mod world;
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// Those of every `make test`: between them, all kinds of pipelines and faults.
-const SEEDS: [&[u64]; 2] = [&[1, 2], &[3, 4]];
+/// Those of every `make test`: chosen since between them they have all kinds of pipelines and nearly all kinds of
+/// faults, with rows from the start and without.
+const SEEDS: [u64; 2] = [1971, 3973];
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -48,7 +49,7 @@ fn play_share(share: usize) {
         return;
     }
     let Some(minutes) = number("SOAK_MINUTES") else {
-        return play_all(SEEDS[share].iter().copied());
+        return play_all([SEEDS[share]].into_iter());
     };
     let end = Instant::now() + Duration::from_secs(60 * minutes);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();

@@ -186,11 +186,16 @@ impl Trucker {
         self.finished(status)
     }
 
-    /// The highest resident size so far, in KiB.
+    /// The highest resident size so far, in KiB, of one that runs.
     pub fn peak_memory_kib(&self) -> u64 {
+        self.peak_memory_if_running().expect("it runs")
+    }
+
+    /// The same; None once it has ended.
+    pub fn peak_memory_if_running(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux says so");
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number of kB")
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        Some(line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number of kB"))
     }
 
     fn finished(&self, status: ExitStatus) -> Finished {
