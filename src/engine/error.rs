@@ -73,7 +73,10 @@ impl Findings {
                 self.files.extend(problems.into_iter().map(diagnostic));
                 refusals.into_iter().for_each(|refusal| {
                     let help = refusal.help.unwrap_or_default();
-                    self.server(format!("pipeline {name}: {}. {help}", refusal.message));
+                    let of_file = refusal.path.extension().is_some_and(|extension| extension == "sql");
+                    let file = refusal.path.display();
+                    let at = if of_file { format!("{file}: ") } else { String::new() };
+                    self.server(format!("pipeline {name}: {at}{}. {help}", refusal.message));
                 });
             }
             PipelineError::Sql { problem, is_transient: false, .. } => self.files.push(diagnostic(*problem)),

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::error::ErrorPosition;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
+use tokio_postgres::error::{ErrorPosition, SqlState};
 
 use super::SqlProblem;
 use super::chain::{Chain, Param};
@@ -106,11 +106,11 @@ pub async fn prepare_some(
     let select = format!("SELECT trucker_change.n{values}\n");
     let sql = format!("{select}{}\nORDER BY trucker_change.n", chain.from);
     let statement = client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
-    // Preparing doesn't ask for rights.
-    explain(client, "SELECT", &chain).await.map_err(|e| locate(e, "", 0, &chain.files))?;
     let columns = columns.into_iter().map(|c| c.column).collect();
     let params = chain.params.clone();
-    Ok(Query { statement, params, columns, chain, chain_start: select.len() })
+    let query = Query { statement, params, columns, chain, chain_start: select.len() };
+    query.plan(client).await?;
+    Ok(query)
 }
 
 /// Makes a backfill's statement, and has the source check it.
@@ -121,17 +121,8 @@ pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Resul
     let select = format!("SELECT {}\n", values.join(", "));
     let sql = format!("{select}{}", chain.from);
     client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
-    explain(client, "SELECT", &chain).await.map_err(|e| locate(e, "", 0, &chain.files))?;
+    explain(client, &sql, &chain.files).await?;
     Ok(CopyQuery { sql, columns: columns.into_iter().map(|c| c.column).collect(), chain })
-}
-
-/// The plan of a chain over no changes, which the server makes only for who may run it.
-async fn explain(client: &Client, select: &str, chain: &Chain) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let mut from = chain.from.clone();
-    for place in (1..=chain.params.len()).rev() {
-        from = from.replace(&format!("${place}::"), "'{}'::");
-    }
-    client.query(&format!("EXPLAIN (VERBOSE, COSTS OFF) {select}\n{from}"), &[]).await
 }
 
 impl Query {
@@ -143,12 +134,18 @@ impl Query {
     /// Whether the result depends on values that aren't sent (see [`super::chain::UNSENT`]): asked of the planner, which
     /// keeps of a query only what its result needs.
     pub async fn needs_unsent(&self, client: &Client) -> Result<bool, CompileError> {
+        Ok(self.plan(client).await?.iter().any(|line| line.contains(super::chain::UNSENT)))
+    }
+
+    /// The plan for its values, over no changes at all.
+    async fn plan(&self, client: &Client) -> Result<Vec<String>, CompileError> {
         let values: Vec<String> =
             self.columns.iter().map(|c| format!("trucker_result.{}", quote_ident(&c.name))).collect();
-        let plan = explain(client, &format!("SELECT {}", values.join(", ")), &self.chain).await?;
-        Ok(plan
-            .iter()
-            .any(|row| row.try_get::<_, String>(0).is_ok_and(|line| line.contains(super::chain::UNSENT))))
+        let mut from = self.chain.from.clone();
+        for place in (1..=self.chain.params.len()).rev() {
+            from = from.replace(&format!("${place}::"), "'{}'::");
+        }
+        explain(client, &format!("SELECT {}\n{from}", values.join(", ")), &self.chain.files).await
     }
 
     /// A run-time error in the words of a problem: which file, and where if the server says so.
@@ -156,6 +153,35 @@ impl Query {
         let at = position(failure, None).and_then(|at| at.checked_sub(self.chain_start));
         problem_at(failure, at, &self.chain.files)
     }
+}
+
+/// A statement's plan. Unlike preparing it, this asks for the rights that running it takes.
+async fn explain(
+    client: &Client,
+    sql: &str,
+    files: &[(usize, RenderedFile)],
+) -> Result<Vec<String>, CompileError> {
+    let plan = client.query(&format!("EXPLAIN (VERBOSE, COSTS OFF) {sql}"), &[]).await;
+    let lines = plan.and_then(|lines| lines.iter().map(|line| line.try_get(0)).collect());
+    lines.map_err(|failure| match failure.as_db_error() {
+        Some(refusal) if *refusal.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
+            let help = missing_grant(refusal.message());
+            SqlProblem { help, is_refusal: true, ..problem_at(&failure, None, files) }.into()
+        }
+        _ => CompileError::Postgres(failure),
+    })
+}
+
+/// The statement that lets a role do what it was refused with these words.
+fn missing_grant(refusal: &str) -> Option<String> {
+    let mut words = refusal.strip_prefix("permission denied for ")?.splitn(2, ' ');
+    let (kind, name) = (words.next()?, quote_ident(words.next()?));
+    Some(match kind {
+        "table" | "view" | "relation" => format!("GRANT SELECT ON {name} TO the connection's user"),
+        "function" => format!("GRANT EXECUTE ON FUNCTION {name} TO the connection's user"),
+        "schema" => format!("GRANT USAGE ON SCHEMA {name} TO the connection's user"),
+        _ => return None,
+    })
 }
 
 struct Selected {

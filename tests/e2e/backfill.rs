@@ -12,7 +12,9 @@ fn held() -> (Scenario, super::harness::Session, Trucker) {
     let reads = "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
                  WHERE a.datname = current_database() AND a.application_name = 'trucker'
                  AND l.relation = 't'::regclass AND l.granted AND a.backend_xmin IS NOT NULL)";
-    trucker.until("the backfill's snapshot", || s.source.is(reads));
+    // Its statements are planned before: only one that waits in the output has its snapshot for sure.
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 't'::regclass AND NOT granted)";
+    trucker.until("the backfill's snapshot", || s.output.is(waits) && s.source.is(reads));
     (s, blocker, trucker)
 }
 

@@ -92,7 +92,7 @@ fn columns_that_the_role_may_not_read_are_refused_with_the_grant() {
         .s
         .source
         .execute(&format!("REVOKE SELECT ON t FROM {0}; GRANT SELECT (id) ON t TO {0}", world.role));
-    world.refused(&["may not read public.t", "GRANT SELECT ON public.t"]);
+    world.refused(&["lacks SELECT on public.t", "GRANT SELECT ON public.t"]);
 }
 
 #[test]
@@ -124,9 +124,9 @@ fn rows_hidden_during_a_backfill_wait_for_its_end() {
          WHERE a.usename = '{}' AND l.relation = 't'::regclass AND l.granted AND a.backend_xmin IS NOT NULL)",
         world.role
     );
-    trucker.until("the backfill reading", || s.source.is(&reads));
-    let hiding = s.source.session().send(&HIDE.replace("{}", "t"));
     let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 't'::regclass AND NOT granted)";
+    trucker.until("the backfill reading", || s.output.is(waits) && s.source.is(&reads));
+    let hiding = s.source.session().send(&HIDE.replace("{}", "t"));
     trucker.until("hiding waits", || s.source.is(waits));
     blocker.execute("COMMIT");
     hiding.join().unwrap().unwrap();
