@@ -194,3 +194,19 @@ fn whatever_goes_wrong_with_a_single_number_fires_its_alert() {
     let since = with(&filling, "trucker_pipeline_state_since_timestamp_seconds{", "-30000x240");
     assert_firing(&since, &["TruckerBackfillStalls", "TruckerBackfillLong"]);
 }
+
+#[test]
+fn a_project_that_nobody_runs_fires_and_so_does_one_that_is_not_there() {
+    let s = scenario();
+    let mut first = s.run();
+    s.until_following(&mut first, 1);
+    until_well(&mut first);
+    let mut second = s.run();
+    until(&mut second, "trucker_run_state{state=\"standby\"}", |value| value == 1.0);
+    assert_firing(&series(&mut second), &["TruckerNobodyRuns"]);
+    let both = series(&mut first).replace("\"here\"", "\"there\"") + &series(&mut second);
+    assert_firing(&both, &[]);
+    assert_firing("      - {series: 'up{job=\"else\"}', values: '1x240'}\n", &["TruckerAbsent"]);
+    let gone = series(&mut first).replace("x240'", "x40'").replacen("'1x40'", "'1x40 0x200'", 1);
+    assert_firing(&gone, &["TruckerAbsent", "TruckerDown"]);
+}
