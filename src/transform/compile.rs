@@ -363,7 +363,7 @@ impl Compiler<'_> {
         let chain = over_partial_rows(input, &[file]);
         let query = prepare_some(self.client, chain, &self.types, |name| self.identifies(name)).await?;
         let tells_all = query.columns.len() == self.replace.len();
-        if !tells_all || query.needs_unsent(self.client).await? {
+        if !tells_all || query.needs_unsent {
             return self.removal_by_name(input).await;
         }
         self.removal_by_query(input, query)

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 
 use super::SqlProblem;
-use super::chain::{Chain, Param};
+use super::chain::{Chain, Param, UNSENT};
 use super::render::RenderedFile;
 use crate::postgres::catalog::Table;
 use crate::postgres::error;
@@ -49,6 +49,9 @@ pub struct Query {
     pub params: Vec<Param>,
     /// Result columns, without n.
     pub columns: Vec<ResultColumn>,
+    /// Whether the result depends on values that aren't sent (see [`super::chain::UNSENT`]): asked of the planner, which
+    /// keeps of a query only what its result needs.
+    pub needs_unsent: bool,
     chain: Chain,
     /// Where the chain starts in the statement.
     chain_start: usize,
@@ -106,11 +109,10 @@ pub async fn prepare_some(
     let select = format!("SELECT trucker_change.n{values}\n");
     let sql = format!("{select}{}\nORDER BY trucker_change.n", chain.from);
     let statement = client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
-    let columns = columns.into_iter().map(|c| c.column).collect();
+    let columns: Vec<ResultColumn> = columns.into_iter().map(|c| c.column).collect();
+    let needs_unsent = plan(client, &chain, &columns).await?.iter().any(|line| line.contains(UNSENT));
     let params = chain.params.clone();
-    let query = Query { statement, params, columns, chain, chain_start: select.len() };
-    query.plan(client).await?;
-    Ok(query)
+    Ok(Query { statement, params, columns, needs_unsent, chain, chain_start: select.len() })
 }
 
 /// Makes a backfill's statement, and has the source check it.
@@ -131,28 +133,22 @@ impl Query {
         self.chain.files.iter().map(|(_, file)| file.path())
     }
 
-    /// Whether the result depends on values that aren't sent (see [`super::chain::UNSENT`]): asked of the planner, which
-    /// keeps of a query only what its result needs.
-    pub async fn needs_unsent(&self, client: &Client) -> Result<bool, CompileError> {
-        Ok(self.plan(client).await?.iter().any(|line| line.contains(super::chain::UNSENT)))
-    }
-
-    /// The plan for its values, over no changes at all.
-    async fn plan(&self, client: &Client) -> Result<Vec<String>, CompileError> {
-        let values: Vec<String> =
-            self.columns.iter().map(|c| format!("trucker_result.{}", quote_ident(&c.name))).collect();
-        let mut from = self.chain.from.clone();
-        for place in (1..=self.chain.params.len()).rev() {
-            from = from.replace(&format!("${place}::"), "'{}'::");
-        }
-        explain(client, &format!("SELECT {}\n{from}", values.join(", ")), &self.chain.files).await
-    }
-
     /// A run-time error in the words of a problem: which file, and where if the server says so.
     pub fn problem(&self, failure: &tokio_postgres::Error) -> SqlProblem {
         let at = position(failure, None).and_then(|at| at.checked_sub(self.chain_start));
         problem_at(failure, at, &self.chain.files)
     }
+}
+
+/// The plan of a chain for these of its values, over no changes at all.
+async fn plan(client: &Client, chain: &Chain, columns: &[ResultColumn]) -> Result<Vec<String>, CompileError> {
+    let values: Vec<String> =
+        columns.iter().map(|c| format!("trucker_result.{}", quote_ident(&c.name))).collect();
+    let mut from = chain.from.clone();
+    for place in (1..=chain.params.len()).rev() {
+        from = from.replace(&format!("${place}::"), "'{}'::");
+    }
+    explain(client, &format!("SELECT {}\n{from}", values.join(", ")), &chain.files).await
 }
 
 /// A statement's plan. Unlike preparing it, this asks for the rights that running it takes.
