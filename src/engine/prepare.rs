@@ -15,7 +15,7 @@ use crate::pipeline::compiled::Compiled;
 use crate::pipeline::definition::{Checked, Definition};
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::versions;
-use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
+use crate::postgres::catalog::{ServerIdentity, fetch_running_server, fetch_server_identity};
 use crate::postgres::{Purpose, RawConnection, RawError, Session, connect};
 use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey, Origin};
 use crate::source::publication::{self, Publication};
@@ -198,11 +198,8 @@ async fn reach(
     }
     let identity =
         fetch_server_identity(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
-    // Physical copies share their system identifier; no two servers share that and the moment of their start.
-    let sql = "SELECT pg_catalog.pg_postmaster_start_time()::text";
-    let started = client.query_one(sql, &[]).await.and_then(|row| row.try_get::<_, String>(0));
-    let started = started.map_err(EngineError::at(name, "asking which server it is"))?;
-    let server = format!("{} {started}", identity.system_identifier);
+    let server =
+        fetch_running_server(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
     let is_taken = |name: &str| taken.iter().any(|(id, slot)| *id == server && slot == name);
     let replica = replica::reach(connection, &control, &identity).await?;
     let streamed = connection.streamed(version);

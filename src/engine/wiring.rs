@@ -9,6 +9,7 @@ use crate::config::TableName;
 use crate::pipeline::definition::{Definition, config_problem};
 use crate::pipeline::error::PipelineError;
 use crate::postgres::Session;
+use crate::postgres::catalog::fetch_running_server;
 use crate::postgres::ident::quote_ident;
 
 /// Looks for both.
@@ -87,10 +88,7 @@ async fn circles(
 ) -> Result<(), EngineError> {
     let mut servers = BTreeMap::new();
     for (name, session) in outputs {
-        let sql = "SELECT system_identifier || ' ' || pg_catalog.pg_postmaster_start_time() \
-                   FROM pg_catalog.pg_control_system()";
-        let row = session.client.query_one(sql, &[]).await;
-        let server = row.and_then(|row| row.try_get::<_, String>(0));
+        let server = fetch_running_server(&session.client).await;
         let server = server.map_err(EngineError::at(name, "asking which server it is"))?;
         servers.insert(name.as_str(), server);
     }

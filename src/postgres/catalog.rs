@@ -299,6 +299,14 @@ pub async fn fetch_lsn(client: &Client, function: &str) -> Result<Lsn, tokio_pos
     Ok(row.try_get::<_, Option<String>>(0)?.and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
+/// Tells running servers apart: physical copies share their system identifier, but no two servers share that and the
+/// moment of their start.
+pub async fn fetch_running_server(client: &Client) -> Result<String, tokio_postgres::Error> {
+    let sql = "SELECT system_identifier || ' ' || pg_catalog.pg_postmaster_start_time() \
+               FROM pg_catalog.pg_control_system()";
+    client.query_one(sql, &[]).await?.try_get(0)
+}
+
 /// Where the server's WAL ends; on a standby, where what it has received does, replayed or not.
 pub async fn fetch_wal_end(client: &Client) -> Result<Lsn, tokio_postgres::Error> {
     let sql = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() \
