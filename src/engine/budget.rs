@@ -11,6 +11,7 @@ use crate::change::Lsn;
 use crate::config::{OnWalBudget, WalBudget, shown_size};
 use crate::pipeline::standstill::Order;
 use crate::pipeline::state::Phase;
+use crate::source::slot::Retention;
 
 /// How often the same is said again.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
@@ -35,15 +36,33 @@ struct Held {
     is_active: bool,
 }
 
+impl Held {
+    /// None where the slot keeps nothing (any more).
+    fn from(wal_lsn: Lsn, retention: &Retention) -> Option<Self> {
+        Some(Held {
+            wal_lsn,
+            bytes: u64::try_from(retention.held_bytes?).unwrap_or(0),
+            safe_bytes: retention.safe_bytes,
+            is_unreserved: retention.wal_status.as_deref() == Some("unreserved"),
+            is_active: retention.is_active,
+        })
+    }
+}
+
 impl Budget {
     /// For the pipelines that read from that slot.
     pub fn new(connection: String, slot: String, budget: WalBudget, members: Vec<Member>) -> Self {
         Budget { connection, slot, budget, members, told: None, told_of_risk: None }
     }
 
-    /// Looks once.
-    pub async fn look(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
-        let Some(held) = self.fetch(client).await? else { return Ok(()) };
+    /// Looks once at what the slot keeps, which was read just now, after the WAL ended at `wal_lsn`.
+    pub async fn look(
+        &mut self,
+        client: &Client,
+        wal_lsn: Lsn,
+        retention: &Retention,
+    ) -> Result<(), tokio_postgres::Error> {
+        let Some(held) = Held::from(wal_lsn, retention) else { return Ok(()) };
         self.tell_of_risk(&held);
         if held.bytes > self.budget.bytes {
             let holder = self.holder(&held);
@@ -67,22 +86,6 @@ impl Budget {
             client.execute(sql, &[&self.slot, &held.wal_lsn.to_string()]).await?;
         }
         Ok(())
-    }
-
-    async fn fetch(&self, client: &Client) -> Result<Option<Held>, tokio_postgres::Error> {
-        let sql = "SELECT lsn::text, (lsn - restart_lsn)::bigint, safe_wal_size, wal_status = 'unreserved', active \
-                   FROM pg_catalog.pg_replication_slots, LATERAL (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() \
-                     THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END AS lsn) w \
-                   WHERE slot_name = $1 AND restart_lsn IS NOT NULL";
-        let row = client.query_opt(sql, &[&self.slot]).await?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(Held {
-            wal_lsn: row.try_get::<_, String>(0)?.parse().unwrap_or_default(),
-            bytes: u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(0),
-            safe_bytes: row.try_get(2)?,
-            is_unreserved: row.try_get(3)?,
-            is_active: row.try_get(4)?,
-        }))
     }
 
     /// The pipeline that is furthest behind, if the slot exceeds its budget for that; and whether it has failed.

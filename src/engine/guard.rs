@@ -115,9 +115,8 @@ impl Guard {
         lost: watch::Sender<LostTables>,
     ) -> EngineError {
         loop {
-            self.look_at_slot(health).await;
             // Trouble with the connection is the next question's to tell.
-            if let Err(error) = budget.look(&self.session.client).await {
+            if let Err(error) = self.look_at_slot(health, &mut budget).await {
                 tracing::debug!(event = "budget_unknown", "{error}");
             }
             match self.look(&lost).await {
@@ -134,15 +133,19 @@ impl Guard {
         }
     }
 
-    /// Reads what the slot keeps, for others to see. Trouble with it is the next look's to tell.
-    async fn look_at_slot(&self, health: &SourceHealth) {
+    /// Reads what the slot keeps, for others to see and for its budget.
+    async fn look_at_slot(
+        &self,
+        health: &SourceHealth,
+        budget: &mut Budget,
+    ) -> Result<(), tokio_postgres::Error> {
         let client = &self.session.client;
-        let looked = async {
-            let wal_lsn = fetch_wal_end(client).await?;
-            Ok::<_, tokio_postgres::Error>((wal_lsn, slot::fetch_retention(client, &self.slot).await?))
-        };
-        if let Ok((wal_lsn, retention)) = looked.await {
-            health.look(wal_lsn, retention);
+        let wal_lsn = fetch_wal_end(client).await?;
+        let retention = slot::fetch_retention(client, &self.slot).await?;
+        health.look(wal_lsn, retention.clone());
+        match &retention {
+            Some(retention) => budget.look(client, wal_lsn, retention).await,
+            None => Ok(()),
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Retention {
     pub wal_status: Option<String>,
     /// What the server may forget WAL before.
     pub confirmed_flush_lsn: Option<Lsn>,
+    /// Somebody streams from it.
+    pub is_active: bool,
 }
 
 /// Reads what a slot keeps; None if there is none of that name. On a standby, of what is replayed.
@@ -83,13 +85,14 @@ pub async fn fetch_retention(
 ) -> Result<Option<Retention>, tokio_postgres::Error> {
     let sql = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
                  ELSE pg_catalog.pg_current_wal_lsn() END - restart_lsn)::bigint, safe_wal_size, wal_status, \
-               confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+               confirmed_flush_lsn::text, active FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
     let Some(row) = client.query_opt(sql, &[&name]).await? else { return Ok(None) };
     Ok(Some(Retention {
         held_bytes: row.try_get(0)?,
         safe_bytes: row.try_get(1)?,
         wal_status: row.try_get(2)?,
         confirmed_flush_lsn: row.try_get::<_, Option<String>>(3)?.and_then(|text| text.parse().ok()),
+        is_active: row.try_get(4)?,
     }))
 }
 
