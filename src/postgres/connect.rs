@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::error::{self, ConnectError, ServerError};
 use super::liveness::{self, Seen, Watched};
-use super::settings::{self, Purpose};
+use super::settings::{self, Backend, Purpose};
 use super::socket::{self, Wire};
 use super::tls;
 use crate::config::{PostgresConnection, SslMode};
@@ -29,6 +29,7 @@ pub struct Session {
     pub client: Client,
     /// As `server_version_num`: 150018 is 15.18.
     pub server_version: u32,
+    pub(super) backend: Backend,
     _connection: DropGuard,
 }
 
@@ -55,9 +56,11 @@ pub async fn connect(to: &PostgresConnection, purpose: Purpose) -> Result<Sessio
     .await?;
     let wanted = CancellationToken::new();
     tokio::spawn(drive(connection, wanted.clone(), client.cancel_token(), to.clone(), seen.clone()));
-    let mut session = Session { client, server_version: 0, _connection: wanted.drop_guard() };
-    let prepared = timeout(STARTUP_TIMEOUT, prepare(&mut session, to, purpose, &seen)).await;
+    let mut session =
+        Session { client, server_version: 0, backend: Backend::default(), _connection: wanted.drop_guard() };
+    let prepared = timeout(STARTUP_TIMEOUT, prepare(&mut session, to, purpose)).await;
     prepared.unwrap_or_else(|_| Err(silent(to)))?;
+    seen.set_backend(&session.backend);
     Ok(session)
 }
 
@@ -66,7 +69,6 @@ async fn prepare(
     session: &mut Session,
     to: &PostgresConnection,
     purpose: Purpose,
-    seen: &Seen,
 ) -> Result<(), ConnectError> {
     let failed = |error: tokio_postgres::Error| startup_error(to, &error);
     let messages = session.client.simple_query(&settings::verification_query()).await.map_err(failed)?;
@@ -78,7 +80,7 @@ async fn prepare(
     });
     let found = settings::verify(&to.name, &row.unwrap_or_default())?;
     session.server_version = found.server_version;
-    seen.set_pid(found.pid);
+    session.backend = found.backend;
     let mut more = Vec::new();
     if found.server_version >= 170_000 {
         // Older servers would refuse the whole connection for a setting they don't know.

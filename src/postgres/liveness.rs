@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Session, connect};
 use super::error::ConnectError;
-use super::settings::Purpose;
+use super::settings::{Backend, Purpose};
 use super::socket::Wire;
 use crate::config::PostgresConnection;
 
@@ -40,8 +40,8 @@ pub(super) struct Seen(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The server's process; 0 until it is known.
-    pid: i32,
+    /// Who is to answer; unknown until the session is ready.
+    backend: Option<Backend>,
     /// Kind and length of the server's message under way, as far as they have come.
     header: Vec<u8>,
     /// Bytes of its body that haven't.
@@ -65,16 +65,18 @@ impl Seen {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(super) fn set_pid(&self, pid: i32) {
-        self.change(|state| state.pid = pid);
+    pub(super) fn set_backend(&self, backend: &Backend) {
+        let known = Some(backend.clone()).filter(|backend| backend.pid != 0);
+        self.change(|state| state.backend = known);
     }
 
-    /// The server's process, and since when its answer is waited for.
-    fn waiting(&self) -> Option<(i32, Instant)> {
+    /// Whose answer is waited for, and since when.
+    fn waiting(&self) -> Option<(Backend, Instant)> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // After CopyInResponse it is the server who waits.
-        let is_ours = !state.is_busy || state.kind == b'G' || state.pid == 0;
-        state.quiet_since.filter(|_| !is_ours).map(|since| (state.pid, since))
+        let is_ours = !state.is_busy || state.kind == b'G';
+        let since = state.quiet_since.filter(|_| !is_ours)?;
+        Some((state.backend.clone()?, since))
     }
 }
 
@@ -119,7 +121,7 @@ pub(super) async fn lost(to: &PostgresConnection, seen: &Seen) {
     let (mut last, mut patience) = (None, QUIET);
     loop {
         sleep(TICK).await;
-        let Some((pid, since)) = seen.waiting() else { continue };
+        let Some((backend, since)) = seen.waiting() else { continue };
         if last != Some(since) {
             (last, patience) = (Some(since), QUIET);
         }
@@ -127,9 +129,10 @@ pub(super) async fn lost(to: &PostgresConnection, seen: &Seen) {
             continue;
         }
         patience *= 2;
-        if waits_for_us(to, pid).await {
+        if waits_for_us(to, &backend).await {
             sleep(AGAIN).await;
-            if seen.waiting() == Some((pid, since)) && waits_for_us(to, pid).await {
+            let is_unchanged = seen.waiting().is_some_and(|(_, again)| again == since);
+            if is_unchanged && waits_for_us(to, &backend).await {
                 return;
             }
         }
@@ -137,12 +140,17 @@ pub(super) async fn lost(to: &PostgresConnection, seen: &Seen) {
 }
 
 /// Whether the server's process is gone, or waits for us. No, where that can't be found out.
-async fn waits_for_us(to: &PostgresConnection, pid: i32) -> bool {
+async fn waits_for_us(to: &PostgresConnection, backend: &Backend) -> bool {
     let asking = async {
         let session = probe(to).await.ok()?;
+        let asked = &session.backend;
+        if asked.server_start != backend.server_start {
+            // Started anew, which ended the process; or another server behind the same name, which can't know.
+            return Some(asked.server_address == backend.server_address);
+        }
         let sql = "SELECT coalesce(wait_event IN ('ClientRead', 'ClientWrite'), false) \
                    FROM pg_catalog.pg_stat_activity WHERE pid = $1";
-        let row = session.client.query_opt(sql, &[&pid]).await.ok()?;
+        let row = session.client.query_opt(sql, &[&backend.pid]).await.ok()?;
         Some(row.is_none_or(|row| row.try_get(0).unwrap_or(false)))
     };
     timeout(PROBE_TIMEOUT, asking).await.ok().flatten().unwrap_or(false)
@@ -204,7 +212,7 @@ mod tests {
     fn an_answer_is_waited_for_from_the_question_until_the_server_is_ready() {
         let seen = Seen::default();
         assert!(!is_waited_for(&seen));
-        seen.set_pid(7);
+        seen.set_backend(&Backend { pid: 7, ..Backend::default() });
         seen.change(State::sent);
         assert!(is_waited_for(&seen));
         // In any pieces; a Z within a body is none.

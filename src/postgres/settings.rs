@@ -100,15 +100,29 @@ pub(super) struct Found {
     pub server_version: u32,
     /// Whether commits may be lost in a crash although they were reported.
     pub commits_asynchronously: bool,
-    /// The server's process; 0 where it doesn't say.
+    /// Who answered.
+    pub backend: Backend,
+}
+
+/// One process of one running server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Backend {
+    /// 0 where the server doesn't say.
     pub pid: i32,
+    /// When the server started, which no two servers share: one name may stand for several.
+    pub server_start: String,
+    /// Where it listens, as it sees that itself; empty on a Unix socket.
+    pub server_address: String,
 }
 
 /// One query whose row [`verify`] reads.
 pub(super) fn verification_query() -> String {
     let names = ["server_version_num", "synchronous_commit"].into_iter().chain(VERIFIED);
     let columns: String = names.map(|name| format!("pg_catalog.current_setting('{name}'), ")).collect();
-    format!("SELECT {columns}pg_catalog.pg_backend_pid()")
+    format!(
+        "SELECT {columns}pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time(), \
+         pg_catalog.host(pg_catalog.inet_server_addr()) || ':' || pg_catalog.inet_server_port()"
+    )
 }
 
 /// Checks the row of [`verification_query`].
@@ -129,15 +143,20 @@ pub(super) fn verify(connection: &str, answers: &[Option<&str>]) -> Result<Found
     }
     let server_version =
         value(0).and_then(|text| text.parse().ok()).ok_or_else(|| pooler("server_version_num", value(0)))?;
-    let pid = value(VERIFIED.len() + 2).and_then(|text| text.parse().ok()).unwrap_or_default();
-    Ok(Found { server_version, commits_asynchronously: value(1) == Some("off"), pid })
+    let after = VERIFIED.len() + 2;
+    let backend = Backend {
+        pid: value(after).and_then(|text| text.parse().ok()).unwrap_or_default(),
+        server_start: value(after + 1).unwrap_or_default().to_owned(),
+        server_address: value(after + 2).unwrap_or_default().to_owned(),
+    };
+    Ok(Found { server_version, commits_asynchronously: value(1) == Some("off"), backend })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GOOD: [Option<&str>; 10] = [
+    const GOOD: [Option<&str>; 12] = [
         Some("150018"),
         Some("on"),
         Some("ISO, DMY"),
@@ -148,6 +167,8 @@ mod tests {
         Some("off"),
         Some("on"),
         Some("4711"),
+        Some("2026-01-01 00:00:00.123456+00"),
+        None,
     ];
 
     #[test]
@@ -172,7 +193,12 @@ mod tests {
     #[test]
     fn the_settings_asked_for_are_found() {
         let found = verify("db", &GOOD).unwrap();
-        assert_eq!(found, Found { server_version: 150018, commits_asynchronously: false, pid: 4711 });
+        let backend = Backend {
+            pid: 4711,
+            server_start: "2026-01-01 00:00:00.123456+00".to_owned(),
+            server_address: String::new(),
+        };
+        assert_eq!(found, Found { server_version: 150018, commits_asynchronously: false, backend });
     }
 
     #[test]

@@ -4,11 +4,13 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::harness::{Random, Scenario, holds_for};
+use trucker::sandbox::ServerOptions;
+
+use super::harness::{Database, Random, Scenario, holds_for, private_server};
 
 const T: &str = "CREATE TABLE t (id int PRIMARY KEY, v text)";
 
@@ -26,18 +28,20 @@ struct Faults {
     generation: AtomicU64,
     /// Connections are cut after so many bytes from the server; 0 for never.
     cut_after: AtomicU64,
+    /// The server's port.
+    server: AtomicU16,
 }
 
 impl Proxy {
     fn to(server: u16, startup: Option<fn(Vec<u8>) -> Vec<u8>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let faults = Arc::new(Faults { startup, ..Faults::default() });
+        let faults = Arc::new(Faults { startup, server: server.into(), ..Faults::default() });
         let shared = faults.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let faults = shared.clone();
-                thread::spawn(move || faults.carry(client, server));
+                thread::spawn(move || faults.carry(client));
             }
         });
         Proxy { port, faults }
@@ -47,11 +51,16 @@ impl Proxy {
     fn stall(&self) {
         self.faults.generation.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// From now on, new connections go to another server, as with a name that stands for several.
+    fn lead_to(&self, server: u16) {
+        self.faults.server.store(server, Ordering::Relaxed);
+    }
 }
 
 impl Faults {
-    fn carry(self: Arc<Self>, mut client: TcpStream, server: u16) -> Option<()> {
-        let mut server = TcpStream::connect(("127.0.0.1", server)).ok()?;
+    fn carry(self: Arc<Self>, mut client: TcpStream) -> Option<()> {
+        let mut server = TcpStream::connect(("127.0.0.1", self.server.load(Ordering::Relaxed))).ok()?;
         let generation = self.generation.load(Ordering::Relaxed);
         let mut length = [0; 4];
         client.read_exact(&mut length).ok()?;
@@ -190,4 +199,24 @@ fn connections_that_stay_open_and_carry_nothing_are_made_again() {
     // The stream would find out by itself, and the guard beside it; this saves the time.
     s.source.execute(&format!("{ends} '{}'", s.slot()));
     s.until_table_same(&mut trucker, "t");
+}
+
+#[test]
+fn a_long_statement_is_not_given_up_because_another_server_of_that_name_knows_nothing_of_it() {
+    let s = Scenario::new().tables(T).copies("t").on_output(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(18); RETURN new; END';
+         CREATE TRIGGER slow BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION slow()",
+    );
+    let other = private_server(ServerOptions::default());
+    let _database = Database::create(other.port(), &s.output.name);
+    let proxy = Proxy::to(s.output.port, None);
+    through(&s, s.output.port, &proxy);
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 1);
+    s.source.execute("INSERT INTO t VALUES (1, 'a')");
+    let sleeps = "SELECT exists(SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database())";
+    trucker.until("the slow statement", || s.output.is(sleeps));
+    proxy.lead_to(other.port());
+    s.until_table_same(&mut trucker, "t");
+    assert!(!trucker.stderr().contains("connection_lost"), "{}", trucker.stderr());
 }
