@@ -2,7 +2,9 @@
 
 mod backfill;
 mod check;
+mod columns;
 mod demo;
+mod preview;
 mod resume;
 mod run;
 mod skip;
@@ -37,6 +39,8 @@ enum Command {
     Run(run::Arguments),
     /// Check a project against its servers, and change nothing
     Check(check::Arguments),
+    /// Show what a pipeline's SQL makes of a few rows of its input right now, and change nothing
+    Preview(preview::Arguments),
     /// Say how far each pipeline is and what its slot holds, whether or not it runs
     Status(status::Arguments),
     /// Have pipelines filled anew: now, where the project runs, or at the next run
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(arguments) => run::run(arguments, cli.log_format),
         Command::Check(arguments) => check::run(arguments, cli.log_format),
+        Command::Preview(arguments) => preview::run(arguments, cli.log_format),
         Command::Status(arguments) => status::run(arguments, cli.log_format),
         Command::Backfill(arguments) => backfill::run(arguments, cli.log_format),
         Command::Resume(arguments) => resume::run(arguments, cli.log_format),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::columns::{columns, row};
 use crate::engine::status::{self, PipelineState, PipelineStatus, SlotState, SourceStatus, Status};
 use crate::observe::log::LogFormat;
 use crate::observe::units::{size, time};
@@ -79,10 +80,6 @@ fn failure(pipeline: &PipelineStatus) -> Option<String> {
     Some(text)
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
 fn pipeline_row(pipeline: &PipelineStatus) -> Vec<String> {
     let state = match pipeline.state {
         PipelineState::NeverFilled => "never filled",
@@ -131,28 +128,4 @@ fn source_row(source: &SourceStatus) -> Vec<String> {
 
 fn or_dash(text: &Option<String>) -> &str {
     text.as_deref().unwrap_or("–")
-}
-
-/// Pads all columns but the last.
-fn columns(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().enumerate();
-        let line: String = cells.map(|(at, c)| format!("{c:<w$}  ", w = width(at).unwrap_or(0))).collect();
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [row(["A", "B", "C"]), row(["long", "–", "x"]), row(["é", "bb", ""])];
-        assert_eq!(columns(&rows), "A     B   C\nlong  –   x\né     bb\n");
-    }
 }

@@ -4,7 +4,8 @@
 //! [`create`] makes what is missing; then every source and every pipeline is a task of its own, and [`run`] watches
 //! over them until they end. What they show of themselves ([`health`] is a source's) [`watch`] puts up. [`requests`] tells
 //! pipelines what somebody asks of them, [`budget`] watches over the WAL that they keep. [`status`], [`teardown`],
-//! [`refill`] and [`ask`] are other processes' business; what they find on the servers they have from [`inspect`].
+//! [`refill`] and [`ask`] are other processes' business; what they find on the servers they have from [`inspect`]. [`preview`]
+//! needs a pipeline's source alone.
 
 pub mod ask;
 pub mod budget;
@@ -15,6 +16,7 @@ pub mod guard;
 pub mod health;
 pub mod inspect;
 pub mod prepare;
+pub mod preview;
 pub mod pulse;
 pub mod refill;
 pub mod replica;

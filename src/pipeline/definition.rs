@@ -140,7 +140,8 @@ pub fn config_problem(
     }
 }
 
-async fn input_table(
+/// An input table, if it can be one; else the problems say why not.
+pub(super) async fn input_table(
     pipeline: &Pipeline,
     name: &TableName,
     client: &Client,

@@ -23,6 +23,7 @@ pub mod isolation;
 pub mod letters;
 pub mod lineage;
 pub mod pending;
+pub mod preview;
 pub mod queue;
 mod reading;
 pub mod rights;

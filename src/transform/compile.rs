@@ -102,15 +102,34 @@ impl Compiler<'_> {
         let on = self.pipeline.output.on;
         let insert = self.rows(&input, Operation::Insert, on.insert).await?;
         let update = self.rows(&input, Operation::Update, on.update).await?;
-        let (delete, removal) = match on.delete {
-            Action::Ignore => (Rows::Ignored, Removal::None),
-            _ if self.pipeline.sql.load.is_some() => {
-                (self.rows(&input, Operation::Delete, on.delete).await?, Removal::None)
-            }
-            Action::Delete => (Rows::Ignored, self.removal(&input).await?),
-            action => (self.rows(&input, Operation::Delete, action).await?, Removal::Rows),
-        };
+        let (delete, removal) = self.delete(&input).await?;
         Ok(Transform { insert, update, delete, removal, input })
+    }
+
+    /// What comes of one operation alone, whatever is wrong with the others; with the removal for deletes only.
+    pub async fn compile_operation(&self, operation: Operation) -> Result<(Rows, Removal), CompileError> {
+        let input = InputTable::new(self.source, self.relation);
+        let on = self.pipeline.output.on;
+        match operation {
+            Operation::Insert => Ok((self.rows(&input, operation, on.insert).await?, Removal::None)),
+            Operation::Update => Ok((self.rows(&input, operation, on.update).await?, Removal::None)),
+            Operation::Delete => self.delete(&input).await,
+        }
+    }
+
+    async fn delete(&self, input: &InputTable) -> Result<(Rows, Removal), CompileError> {
+        Ok(match self.pipeline.output.on.delete {
+            Action::Ignore => (Rows::Ignored, Removal::None),
+            action if self.pipeline.sql.load.is_some() => {
+                (self.rows(input, Operation::Delete, action).await?, Removal::None)
+            }
+            // Nobody has said what identifies rows: an output that isn't known.
+            Action::Delete if self.replace.is_empty() => {
+                (self.rows(input, Operation::Delete, Action::Delete).await?, Removal::None)
+            }
+            Action::Delete => (Rows::Ignored, self.removal(input).await?),
+            action => (self.rows(input, Operation::Delete, action).await?, Removal::Rows),
+        })
     }
 
     /// The backfill's statement: what inserts are made of, over the table itself.

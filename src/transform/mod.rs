@@ -7,6 +7,7 @@ pub mod query;
 pub mod render;
 pub mod resolve;
 pub mod run;
+pub mod sample;
 pub mod scan;
 pub mod visibility;
 

@@ -88,12 +88,9 @@ fn statement(
 ) -> String {
     let of_cell = |cell: usize| input.columns.iter().find(|c| c.cell == Some(cell));
     let values = missing.iter().map(|&cell| {
-        let name = format!("t.{}", quote_ident(&relation.columns[cell].name));
-        if types_with_text_cast.contains(&relation.columns[cell].type_oid) {
-            format!(", CASE WHEN {name} IS NOT NULL THEN pg_catalog.concat({name}) END")
-        } else {
-            format!(", ({name})::pg_catalog.text")
-        }
+        let column = &relation.columns[cell];
+        let name = format!("t.{}", quote_ident(&column.name));
+        format!(", {}", text_sql(&name, column.type_oid, types_with_text_cast))
     });
     let arrays = keys.iter().enumerate().map(|(place, &cell)| {
         let array = of_cell(cell).and_then(|c| c.array_sql.as_deref()).filter(|_| !is_whole_row);
@@ -120,6 +117,15 @@ fn statement(
         input.from_sql,
         matches.collect::<Vec<_>>().join(" AND "),
     )
+}
+
+/// A value as the text that its type's output function writes, which is what the stream has.
+pub(super) fn text_sql(value: &str, type_oid: u32, types_with_text_cast: &[u32]) -> String {
+    if types_with_text_cast.contains(&type_oid) {
+        format!("CASE WHEN {value} IS NOT NULL THEN pg_catalog.concat({value}) END")
+    } else {
+        format!("({value})::pg_catalog.text")
+    }
 }
 
 fn complete(change: &Change, missing: &[usize], row: &Row) -> Result<Change, tokio_postgres::Error> {

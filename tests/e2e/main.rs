@@ -39,6 +39,7 @@ mod observability;
 mod operator;
 mod output_trouble;
 mod permissions;
+mod preview;
 mod publication;
 mod replaced;
 mod replica;
