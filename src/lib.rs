@@ -6,7 +6,9 @@
 //! * [`change`]: the model: LSNs, relations, tuples, changes. Pure.
 //! * [`checkpoint`]: what has been loaded, what a slot may be told. Pure arithmetic.
 //! * [`config`]: what the user wrote, and what the program may rely on.
+//! * [`tls`]: what a server's certificate is worth, and the one we show.
 //! * [`postgres`]: connections, the catalog, names and values as Postgres writes them.
+//! * [`clickhouse`]: the same for ClickHouse, over HTTP.
 //! * [`source`]: publication, slot, snapshot and the replication stream.
 //! * [`transform`]: the user's SQL files, as one statement over a batch of changes.
 //! * [`sink`]: rows and checkpoint into the output, in one transaction.
@@ -20,6 +22,7 @@
 pub mod change;
 pub mod checkpoint;
 pub mod cli;
+pub mod clickhouse;
 pub mod config;
 pub mod engine;
 pub mod failpoint;
@@ -29,4 +32,5 @@ pub mod postgres;
 pub mod sandbox;
 pub mod sink;
 pub mod source;
+pub mod tls;
 pub mod transform;

@@ -127,24 +127,32 @@ impl fmt::Debug for PostgresConnection {
 
 /// How to reach one ClickHouse database.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ClickhouseConnection {
+pub struct ClickHouseConnection {
     /// The connection's name in trucker.yml.
     pub name: String,
     /// Host name or address.
     pub host: String,
-    /// HTTP port.
+    /// Port of the HTTP interface.
     pub port: u16,
-    /// Database.
+    /// Database, for names that have none before them.
     pub database: String,
     /// User.
     pub user: String,
     /// Password, if any.
     pub pass: Option<Secret>,
+    /// Whether it is HTTPS, and what is checked then. Never `allow` or `prefer`: a port speaks one or the other.
+    pub sslmode: SslMode,
+    /// Who vouches for the server.
+    pub ssl_root_cert: Option<RootCertificates>,
+    /// The client's certificate chain in PEM.
+    pub ssl_cert: Option<Vec<u8>>,
+    /// Its key in PEM.
+    pub ssl_key: Option<Secret>,
 }
 
-impl fmt::Debug for ClickhouseConnection {
+impl fmt::Debug for ClickHouseConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClickhouseConnection").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ClickHouseConnection").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -154,7 +162,7 @@ pub enum Connection {
     /// `adapter: postgres`
     Postgres(PostgresConnection),
     /// `adapter: clickhouse`
-    Clickhouse(ClickhouseConnection),
+    ClickHouse(ClickHouseConnection),
 }
 
 impl Connection {
@@ -162,7 +170,7 @@ impl Connection {
     pub fn name(&self) -> &str {
         match self {
             Connection::Postgres(c) => &c.name,
-            Connection::Clickhouse(c) => &c.name,
+            Connection::ClickHouse(c) => &c.name,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Reads trucker.yml: the project's name and its connections.
 
 use super::connection::{
-    ClickhouseConnection, Connection, OnWalBudget, PostgresConnection, RootCertificates, SslMode, WalBudget,
+    ClickHouseConnection, Connection, OnWalBudget, PostgresConnection, RootCertificates, SslMode, WalBudget,
 };
 use super::fields::Reader;
 use super::settings::Settings;
@@ -30,10 +30,10 @@ pub(super) struct Declared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Adapter {
     Postgres,
-    Clickhouse,
+    ClickHouse,
 }
 
-const ADAPTERS: [(&str, Adapter); 2] = [("postgres", Adapter::Postgres), ("clickhouse", Adapter::Clickhouse)];
+const ADAPTERS: [(&str, Adapter); 2] = [("postgres", Adapter::Postgres), ("clickhouse", Adapter::ClickHouse)];
 
 const POSTGRES_KEYS: [&str; 20] = [
     "name",
@@ -58,7 +58,19 @@ const POSTGRES_KEYS: [&str; 20] = [
     "replica_pass",
 ];
 
-const CLICKHOUSE_KEYS: [&str; 7] = ["name", "adapter", "host", "port", "database", "user", "pass"];
+const CLICKHOUSE_KEYS: [&str; 11] = [
+    "name",
+    "adapter",
+    "host",
+    "port",
+    "database",
+    "user",
+    "pass",
+    "sslmode",
+    "ssl_root_cert",
+    "ssl_cert",
+    "ssl_key",
+];
 
 /// Reads the file's tree. What is wrong is reported; what is right is returned.
 pub(super) fn read_project_file(reader: Reader<'_>, root: &Node) -> Option<ProjectFile> {
@@ -148,7 +160,7 @@ fn read_connection(reader: Reader<'_>, node: &Node, index: usize) -> Option<Decl
     let adapter = adapter.flatten();
     let shown_name = name.clone().unwrap_or_default();
     let connection = match adapter {
-        Some(Adapter::Clickhouse) => read_clickhouse(&settings, shown_name).map(Connection::Clickhouse),
+        Some(Adapter::ClickHouse) => read_clickhouse(&settings, shown_name).map(Connection::ClickHouse),
         _ => read_postgres(&settings, shown_name).map(Connection::Postgres),
     };
     let connection = connection.filter(|_| adapter.is_some());
@@ -280,18 +292,47 @@ fn read_replica(
     })))
 }
 
-fn read_clickhouse(settings: &Settings<'_>, name: String) -> Option<ClickhouseConnection> {
+fn read_clickhouse(settings: &Settings<'_>, name: String) -> Option<ClickHouseConnection> {
     let host = read_host(settings, "host", settings.required("host"));
-    let port = settings.port("port", 8123);
     let database = settings.optional("database");
-    let user = settings.optional("user");
+    let user = read_clickhouse_user(settings);
     let pass = settings.secret("pass");
-    Some(ClickhouseConnection {
+    let modes = HTTP_MODES.map(|name| (name, SslMode::from_name(name).unwrap_or_default()));
+    let sslmode = settings.choice("sslmode", &modes);
+    let ssl_root_cert = settings.root_certificates("ssl_root_cert");
+    let ssl_cert = settings.pem("ssl_cert");
+    let ssl_key = settings.pem("ssl_key");
+    check_key_pair(settings);
+    // Who names a certificate means TLS.
+    let has_tls_keys = ["ssl_root_cert", "ssl_cert"].iter().any(|key| settings.has(key));
+    let default = if has_tls_keys { SslMode::VerifyFull } else { SslMode::Disable };
+    let sslmode = sslmode
+        .and_then(|given| read_ssl_mode(settings, Some(given.unwrap_or(default)), ssl_root_cert.as_ref()));
+    let port = settings.port("port", if sslmode == Some(SslMode::Disable) { 8123 } else { 8443 });
+    Some(ClickHouseConnection {
         name,
         host: host?,
         port: port?,
         database: database?.unwrap_or_else(|| "default".to_owned()),
-        user: user?.unwrap_or_else(|| "default".to_owned()),
+        user: user?,
         pass: pass?,
+        sslmode: sslmode?,
+        ssl_root_cert: ssl_root_cert?,
+        ssl_cert: ssl_cert?,
+        ssl_key: ssl_key?.map(super::secret::Secret::new),
     })
+}
+
+/// Without those that leave it to the server: a port speaks HTTP or HTTPS.
+const HTTP_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
+
+/// The header that carries any password ends the user's name with a colon.
+fn read_clickhouse_user(settings: &Settings<'_>) -> Option<String> {
+    let user = settings.optional("user")?.unwrap_or_else(|| "default".to_owned());
+    if user.contains(':') {
+        let message = format!("`user` of {} holds a colon, which HTTP can't carry", settings.what);
+        settings.reader.error_with(settings.place_of("user"), message, "use a user with another name");
+        return None;
+    }
+    Some(user)
 }

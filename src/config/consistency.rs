@@ -54,7 +54,7 @@ impl<'a> Checks<'a> {
                     a.host.eq_ignore_ascii_case(&b.host) && a.port == b.port && a.database == b.database
                 }
                 // ClickHouse tables carry their database in the name.
-                (Some(Connection::Clickhouse(a)), Some(Connection::Clickhouse(b))) => {
+                (Some(Connection::ClickHouse(a)), Some(Connection::ClickHouse(b))) => {
                     a.host.eq_ignore_ascii_case(&b.host) && a.port == b.port
                 }
                 _ => false,

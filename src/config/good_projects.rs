@@ -24,7 +24,7 @@ fn load_connection(text: &str, files: &[(&str, &str)], env: &[(&str, &str)]) -> 
     all.extend(files);
     match load_files(&all, env).project.connections.swap_remove(0) {
         Connection::Postgres(connection) => connection,
-        Connection::Clickhouse(_) => panic!("a Postgres connection was written"),
+        Connection::ClickHouse(_) => panic!("a Postgres connection was written"),
     }
 }
 
@@ -106,7 +106,7 @@ connections:
     assert_eq!((replica.host.as_str(), replica.port, replica.database.as_str()), ("r2", 6000, "rd"));
     assert_eq!((replica.name.as_str(), db.failover), ("db2's replica", false));
     assert_eq!((replica.user.as_str(), replica.pass.as_ref()), ("u", db.pass.as_ref()));
-    let Connection::Clickhouse(ch) = &project.connections[2] else { panic!("it is a ClickHouse") };
+    let Connection::ClickHouse(ch) = &project.connections[2] else { panic!("it is a ClickHouse") };
     assert_eq!((ch.host.as_str(), ch.port, ch.database.as_str()), ("localhost", 8123, "default"));
     let flat = &project.pipelines[0];
     assert_eq!(flat.input.tables[1].to_string(), "B.c");
@@ -124,6 +124,27 @@ fn the_systems_store_implies_that_the_host_is_checked() {
         "connections:\n- {name: db, adapter: postgres, host: h, database: d, user: u, ssl_root_cert: system}";
     let db = load_connection(text, &[], &[]);
     assert_eq!((db.sslmode, db.ssl_root_cert), (SslMode::VerifyFull, Some(RootCertificates::System)));
+}
+
+#[test]
+fn clickhouse_speaks_http_until_something_says_tls() {
+    let load = |keys: &str| {
+        let text = format!("connections:\n- {{name: ch, adapter: clickhouse, host: h{keys}}}");
+        let Loaded { project, .. } =
+            load_files(&[("trucker.yml", &text), ("root", "-----BEGIN CERTIFICATE-----\n")], &[]);
+        let Connection::ClickHouse(ch) = &project.connections[0] else { panic!("it is a ClickHouse") };
+        (ch.sslmode, ch.port)
+    };
+    for (keys, expected) in [
+        ("", (SslMode::Disable, 8123)),
+        (", sslmode: require", (SslMode::Require, 8443)),
+        (", sslmode: verify-ca, port: 9443", (SslMode::VerifyCa, 9443)),
+        (", ssl_root_cert: root", (SslMode::VerifyFull, 8443)),
+        (", ssl_root_cert: system", (SslMode::VerifyFull, 8443)),
+        (", ssl_root_cert_path: root, sslmode: verify-ca", (SslMode::VerifyCa, 8443)),
+    ] {
+        assert_eq!(load(keys), expected, "{keys}");
+    }
 }
 
 #[test]

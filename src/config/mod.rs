@@ -35,7 +35,7 @@ mod broken_projects;
 mod good_projects;
 
 pub use connection::{
-    ClickhouseConnection, Connection, OnWalBudget, PostgresConnection, RootCertificates, SslMode, WalBudget,
+    ClickHouseConnection, Connection, OnWalBudget, PostgresConnection, RootCertificates, SslMode, WalBudget,
 };
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expression::Variables;

@@ -79,7 +79,7 @@ struct PipelineReader<'a> {
 impl<'a> PipelineReader<'a> {
     fn input(&self, fields: Fields<'a>) -> Option<Input> {
         let connection = self.connection(fields, "input");
-        if let Some((_, Some(Declared { name, adapter: Some(Adapter::Clickhouse), .. }))) = connection {
+        if let Some((_, Some(Declared { name, adapter: Some(Adapter::ClickHouse), .. }))) = connection {
             let message = format!("changes cannot come from `{name}`: its adapter is clickhouse");
             let help = "an input is a Postgres with logical replication";
             self.reader.error_with(fields.place_of("connection"), message, help);
@@ -167,9 +167,9 @@ impl<'a> PipelineReader<'a> {
     fn output(&self, fields: Fields<'a>, has_load: bool) -> Option<Output> {
         let connection = self.connection(fields, "output");
         let (dialect, schema) = match connection.as_ref().and_then(|(_, found)| found.as_ref()) {
-            Some(Declared { adapter: Some(Adapter::Clickhouse), connection, .. }) => match connection {
-                Some(Connection::Clickhouse(known)) => (Dialect::Clickhouse, known.database.as_str()),
-                _ => (Dialect::Clickhouse, "default"),
+            Some(Declared { adapter: Some(Adapter::ClickHouse), connection, .. }) => match connection {
+                Some(Connection::ClickHouse(known)) => (Dialect::ClickHouse, known.database.as_str()),
+                _ => (Dialect::ClickHouse, "default"),
             },
             _ => (Dialect::Postgres, "public"),
         };

@@ -6,7 +6,7 @@ pub(super) enum Dialect {
     /// Folded to lower case, as Postgres does; at most 63 bytes.
     Postgres,
     /// As written; backticks quote as well.
-    Clickhouse,
+    ClickHouse,
 }
 
 /// The longest identifier that Postgres keeps.
@@ -44,7 +44,7 @@ pub(super) fn parse_table_name(text: &str, dialect: Dialect) -> Result<(Option<S
 
 /// The first part, and what follows.
 fn parse_part(text: &str, dialect: Dialect) -> Result<(String, &str), String> {
-    let quotes: &[char] = if dialect == Dialect::Clickhouse { &['"', '`'] } else { &['"'] };
+    let quotes: &[char] = if dialect == Dialect::ClickHouse { &['"', '`'] } else { &['"'] };
     let Some(quote) = text.chars().next().filter(|c| quotes.contains(c)) else {
         let end = text.find('.').unwrap_or(text.len());
         let part = &text[..end];
@@ -89,7 +89,7 @@ mod tests {
             assert_eq!(parse_table_name(text, Dialect::Postgres), expected, "{text}");
         }
         let expected = Ok((Some("Db".to_owned()), "My`T".to_owned()));
-        assert_eq!(parse_table_name("Db.`My``T`", Dialect::Clickhouse), expected);
+        assert_eq!(parse_table_name("Db.`My``T`", Dialect::ClickHouse), expected);
     }
 
     #[test]

@@ -156,7 +156,7 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
 pub(super) fn as_postgres(connection: &Connection) -> Option<&PostgresConnection> {
     match connection {
         Connection::Postgres(connection) => Some(connection),
-        Connection::Clickhouse(_) => None,
+        Connection::ClickHouse(_) => None,
     }
 }
 

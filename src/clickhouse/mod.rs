@@ -1,0 +1,13 @@
+//! The driver layer for ClickHouse: one HTTP client for all statements, its errors in words that may be shown, what its
+//! catalog says of a table, and Postgres's values as its types hold them. Knows nothing of pipelines or sinks; never retries.
+
+mod answer;
+mod body;
+mod client;
+mod error;
+mod ident;
+
+pub use answer::Answer;
+pub use client::Client;
+pub use error::Error;
+pub use ident::{quote_ident, quote_table, quote_text};
