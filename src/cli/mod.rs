@@ -3,7 +3,9 @@
 mod backfill;
 mod check;
 mod columns;
+mod compile;
 mod demo;
+mod plan;
 mod preview;
 mod resume;
 mod run;
@@ -39,6 +41,10 @@ enum Command {
     Run(run::Arguments),
     /// Check a project against its servers, and change nothing
     Check(check::Arguments),
+    /// Say what `run` would create and fill, and change nothing
+    Plan(plan::Arguments),
+    /// Write the SQL that `run` would run, per pipeline, table and operation; asks the servers for columns and types
+    Compile(compile::Arguments),
     /// Show what a pipeline's SQL makes of a few rows of its input right now, and change nothing
     Preview(preview::Arguments),
     /// Say how far each pipeline is and what its slot holds, whether or not it runs
@@ -68,6 +74,8 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(arguments) => run::run(arguments, cli.log_format),
         Command::Check(arguments) => check::run(arguments, cli.log_format),
+        Command::Plan(arguments) => plan::run(arguments, cli.log_format),
+        Command::Compile(arguments) => compile::run(arguments, cli.log_format),
         Command::Preview(arguments) => preview::run(arguments, cli.log_format),
         Command::Status(arguments) => status::run(arguments, cli.log_format),
         Command::Backfill(arguments) => backfill::run(arguments, cli.log_format),

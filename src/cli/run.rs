@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Loaded;
+use crate::engine::prepare::Creation;
 use crate::engine::{self, Ended, Options, Until};
 use crate::observe::board::Board;
 use crate::observe::log::{self, LogFormat};
@@ -32,6 +33,9 @@ pub struct Arguments {
     /// Backfill, load everything that was committed before the start, and exit
     #[arg(long)]
     once: bool,
+    /// Create nothing on any server; say what is missing instead (`trucker plan --sql` prints it)
+    #[arg(long)]
+    no_create: bool,
     /// Where to serve the page, /metrics, /status, /livez and /readyz; `off` for nowhere [default: 127.0.0.1:8484]
     #[arg(long, value_name = "ADDR")]
     http: Option<Http>,
@@ -89,7 +93,8 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
 
 async fn run_loaded(arguments: &Arguments, loaded: &Loaded, format: Option<LogFormat>) -> ExitCode {
     let until = if arguments.once { Until::CaughtUp } else { Until::Shutdown };
-    let options = Options { until, slow_query: arguments.slow_query };
+    let creation = if arguments.no_create { Creation::Forbidden } else { Creation::Allowed };
+    let options = Options { until, slow_query: arguments.slow_query, creation };
     let board = Arc::new(Board::new(loaded.project.checkpoint_name(), loaded.secrets.clone()));
     let _served = match listen(arguments.http).await {
         Ok(listener) => listener.map(|l| AbortOnDropHandle::new(tokio::spawn(http::serve(l, board.clone())))),

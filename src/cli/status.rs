@@ -55,7 +55,16 @@ fn text(status: &Status) -> String {
         vec![row(["SOURCE", "PROCESS", "SLOT", "STATE", "CONFIRMED", "WAL HELD", "WAL LEFT", "PUBLICATION"])];
     sources.extend(status.sources.iter().map(source_row));
     let failures: String = status.pipelines.iter().filter_map(failure).collect();
-    format!("{}{failures}\n{}", columns(&pipelines), columns(&sources))
+    let changed = status.pipelines.iter().filter(|pipeline| pipeline.is_sql_changed);
+    let changed: String = changed.map(|pipeline| changed_sql(&pipeline.name)).collect();
+    format!("{}{failures}{changed}\n{}", columns(&pipelines), columns(&sources))
+}
+
+fn changed_sql(name: &str) -> String {
+    format!(
+        "\n{name}: its SQL has changed since it was backfilled: rows from before stay as they are until their input changes\n  \
+         to make all of them anew: trucker backfill {name}\n"
+    )
 }
 
 /// What a person has to know of a pipeline that stands still.

@@ -4,7 +4,8 @@
 use tokio::sync::watch;
 
 use super::error::EngineError;
-use super::prepare::{PreparedProject, PreparedSource};
+use super::plan;
+use super::prepare::{Creation, PreparedProject, PreparedSource};
 use super::replica;
 use crate::change::Lsn;
 use crate::failpoint;
@@ -14,15 +15,20 @@ use crate::postgres::{Purpose, connect};
 use crate::sink::postgres::checkpoint::{self, CheckpointKey};
 use crate::source::{publication, slot, standby};
 
-/// Creates what is missing, but for slots.
-pub async fn create(project: &mut PreparedProject) -> Result<(), EngineError> {
+/// Creates what is missing, but for slots; or, where it may not, refuses to go on without, slots included.
+pub async fn create(project: &mut PreparedProject, creation: Creation) -> Result<(), EngineError> {
+    if creation == Creation::Forbidden {
+        plan::refuse_missing(project).await?;
+    }
     for (name, session) in &project.outputs {
         let made = checkpoint::ensure_tables(&session.client).await;
         made.map_err(|e| EngineError::server(format!("connection {name}: {e}")))?;
     }
     retire_orphans(project).await?;
     for source in &mut project.sources {
-        ensure_publication(source).await?;
+        if creation == Creation::Allowed {
+            ensure_publication(source).await?;
+        }
         replica::wait_for_publication(source).await?;
     }
     Ok(())
@@ -44,6 +50,20 @@ pub async fn create_slots(
 /// A pipeline whose folder is gone no longer holds the slot back, so its place is worth nothing: should the folder
 /// come back, it is filled anew.
 async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
+    for (connection, pipeline) in orphans(project).await? {
+        let Some(session) = project.outputs.get(&connection) else { continue };
+        tracing::warn!(event = "pipeline_gone", pipeline = %pipeline,
+            "the pipeline's folder is gone: its place is given up; bringing it back means a new backfill");
+        let key = CheckpointKey { project: project.name.clone(), pipeline };
+        let done = checkpoint::reset(&session.client, &key).await;
+        done.map_err(|e| EngineError::server(format!("connection {connection}: {e}")))?;
+    }
+    Ok(())
+}
+
+/// Pipelines that have a place in the stream and no folder any more, with the connections that have their checkpoints.
+pub(super) async fn orphans(project: &PreparedProject) -> Result<Vec<(String, String)>, EngineError> {
+    let mut orphans = Vec::new();
     for (name, session) in &project.outputs {
         let failed = |e| EngineError::server(format!("connection {name}: {e}"));
         for found in checkpoint::fetch_all(&session.client, &project.name).await.map_err(failed)? {
@@ -56,17 +76,22 @@ async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
             let mut pipelines = project.sources.iter().flat_map(|s| &s.pipelines);
             let is_known = pipelines.any(|p| p.definition.key.pipeline == found.pipeline);
             if is_ours && !is_known && found.loaded_lsn.is_some() {
-                tracing::warn!(event = "pipeline_gone", pipeline = %found.pipeline,
-                    "the pipeline's folder is gone: its place is given up; bringing it back means a new backfill");
-                let key = CheckpointKey { project: project.name.clone(), pipeline: found.pipeline };
-                checkpoint::reset(&session.client, &key).await.map_err(failed)?;
+                orphans.push((name.clone(), found.pipeline));
             }
         }
     }
-    Ok(())
+    Ok(orphans)
 }
 
-async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineError> {
+/// What has to be done to the publication so that it has the tables of the pipelines, and no others.
+pub(super) struct PublicationSteps {
+    /// Makes it, or adds tables to it: these.
+    pub adding: Option<(String, Vec<String>)>,
+    /// Takes out of it what no pipeline reads: these tables.
+    pub dropping: Option<(String, Vec<String>)>,
+}
+
+pub(super) fn publication_steps(source: &PreparedSource) -> PublicationSteps {
     let mut wanted: Vec<&Table> = Vec::new();
     for table in source.pipelines.iter().flat_map(|p| &p.definition.tables) {
         if !wanted.iter().any(|t| t.oid == table.oid) {
@@ -77,26 +102,32 @@ async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineErr
     let names = |tables: &[&Table]| -> Vec<String> {
         tables.iter().map(|t| publication::relation_sql(&t.schema, &t.table)).collect()
     };
-    let mut statements = Vec::new();
-    match &source.publication {
-        None => statements.push(publication::create_sql(name, &names(&wanted))),
-        Some(existing) => {
-            let added: Vec<&Table> =
-                wanted.iter().copied().filter(|t| existing.table(t.oid).is_none()).collect();
-            if !added.is_empty() {
-                let version = source.control.server_version;
-                statements.push(publication::add_sql(version, name, &names(&added)));
-            }
-            let left = existing.tables.iter().filter(|t| !wanted.iter().any(|w| w.oid == t.oid));
-            let left: Vec<String> = left.map(|t| publication::relation_sql(&t.schema, &t.table)).collect();
-            if !left.is_empty() {
-                statements.push(publication::drop_sql(name, &left));
-            }
-        }
+    let some = |sql: String, tables: Vec<String>| (!tables.is_empty()).then_some((sql, tables));
+    let Some(existing) = &source.publication else {
+        let tables = names(&wanted);
+        return PublicationSteps {
+            adding: some(publication::create_sql(name, &tables), tables),
+            dropping: None,
+        };
+    };
+    let added: Vec<&Table> = wanted.iter().copied().filter(|t| existing.table(t.oid).is_none()).collect();
+    let added = names(&added);
+    let left = existing.tables.iter().filter(|t| !wanted.iter().any(|w| w.oid == t.oid));
+    let left: Vec<String> = left.map(|t| publication::relation_sql(&t.schema, &t.table)).collect();
+    PublicationSteps {
+        adding: some(publication::add_sql(source.control.server_version, name, &added), added),
+        dropping: some(publication::drop_sql(name, &left), left),
     }
+}
+
+async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineError> {
+    let steps = publication_steps(source);
+    let statements: Vec<String> =
+        [steps.adding, steps.dropping].into_iter().flatten().map(|(sql, _)| sql).collect();
     if statements.is_empty() {
         return Ok(());
     }
+    let name = source.slot_name.as_str();
     for sql in statements {
         tracing::info!(event = "publication", connection = %source.connection.name, "{sql}");
         let done = source.control.client.batch_execute(&sql).await;

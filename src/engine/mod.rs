@@ -4,17 +4,19 @@
 //! [`create`] makes what is missing; then every source and every pipeline is a task of its own, and [`run`] watches
 //! over them until they end. What they show of themselves ([`health`] is a source's) [`watch`] puts up. [`requests`] tells
 //! pipelines what somebody asks of them, [`budget`] watches over the WAL that they keep. [`status`], [`teardown`],
-//! [`refill`] and [`ask`] are other processes' business; what they find on the servers they have from [`inspect`]. [`preview`]
-//! needs a pipeline's source alone.
+//! [`refill`] and [`ask`] are other processes' business; what they find on the servers they have from [`inspect`]. [`plan`] says what
+//! a run would do, [`compile`] which SQL it would run, [`preview`] what comes of that.
 
 pub mod ask;
 pub mod budget;
+pub mod compile;
 pub mod continuity;
 pub mod create;
 pub mod error;
 pub mod guard;
 pub mod health;
 pub mod inspect;
+pub mod plan;
 pub mod prepare;
 pub mod preview;
 pub mod pulse;
@@ -49,7 +51,7 @@ use budget::Budget;
 use error::EngineError;
 use guard::Guard;
 use health::SourceHealth;
-use prepare::{PreparedProject, PreparedSource};
+use prepare::{Creation, PreparedProject, PreparedSource};
 use pulse::Pulses;
 use requests::Member;
 use route::{Reader, Router};
@@ -97,6 +99,8 @@ pub struct Options {
     pub until: Until,
     /// How long a statement of the user's may take before it is told of.
     pub slow_query: Duration,
+    /// Whether to create what is missing.
+    pub creation: Creation,
 }
 
 struct Running<'b> {
@@ -119,7 +123,7 @@ struct Running<'b> {
 
 /// Checks a project against its servers and changes nothing.
 pub async fn check(project: &Project) -> Result<(), EngineError> {
-    let prepared = prepare::prepare(project).await?;
+    let prepared = prepare::prepare(project, Creation::Allowed).await?;
     for source in &prepared.sources {
         continuity::check(source).await?;
     }
@@ -133,7 +137,7 @@ pub async fn run(
     mut shutdown: Receiver<bool>,
     board: &Board,
 ) -> Result<Ended, EngineError> {
-    let mut prepared = prepare::prepare(project).await?;
+    let mut prepared = prepare::prepare(project, options.creation).await?;
     let mut guards = Vec::new();
     for source in &prepared.sources {
         let is_once = options.until == Until::CaughtUp;
@@ -142,13 +146,13 @@ pub async fn run(
     }
     if guards.iter().any(|(_, has_waited)| *has_waited) {
         board.enter(RunState::Starting);
-        prepared = prepare::prepare(project).await?;
+        prepared = prepare::prepare(project, options.creation).await?;
     }
     for source in &prepared.sources {
         continuity::check(source).await?;
     }
     tokio::select! {
-        made = create::create(&mut prepared) => made?,
+        made = create::create(&mut prepared, options.creation) => made?,
         _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
     }
     if !create::create_slots(&mut prepared, &mut shutdown).await? {

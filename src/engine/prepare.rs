@@ -24,6 +24,15 @@ use crate::source::slot::{self, Slot};
 /// The oldest major version that is supported, as server_version_num.
 const VERSION_MIN: u32 = 140_000;
 
+/// Whether a run may create what is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Creation {
+    /// It does, so its roles must have the right to.
+    Allowed,
+    /// Somebody else does (`--no-create`).
+    Forbidden,
+}
+
 /// A pipeline, ready to run.
 #[derive(Debug)]
 pub struct Prepared {
@@ -106,7 +115,7 @@ pub struct PreparedProject {
 }
 
 /// Checks a whole project against its servers. Changes nothing on any of them.
-pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> {
+pub async fn prepare(project: &Project, creation: Creation) -> Result<PreparedProject, EngineError> {
     let name = project.name.clone().unwrap_or_else(|| "trucker".to_owned());
     let mut findings = Findings::default();
     let (mut sources, mut outputs) = (Vec::new(), BTreeMap::new());
@@ -122,7 +131,7 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
         if !outputs.contains_key(&output.name) {
             match connect(output, Purpose::Output).await {
                 Ok(session) => {
-                    if rights::check_schema(&output.name, &session, &mut findings).await? {
+                    if rights::check_schema(&output.name, &session, creation, &mut findings).await? {
                         outputs.insert(output.name.clone(), session);
                     }
                 }
@@ -140,8 +149,11 @@ pub async fn prepare(project: &Project) -> Result<PreparedProject, EngineError> 
             sources.iter().map(|s: &PreparedSource| (s.server.clone(), s.slot_name.clone())).collect();
         match reach(connection, project, &taken).await {
             Ok(mut source) => {
-                check_capacity(&source, &mut findings).await?;
+                check_capacity(&source, creation, &mut findings).await?;
                 check_pipelines(project, &name, &mut source, &outputs, &of_source, &mut findings).await?;
+                if creation == Creation::Allowed {
+                    check_ownership(&source, &mut findings).await?;
+                }
                 sources.push(source);
             }
             Err(EngineError::Servers(messages)) => messages.into_iter().for_each(|m| findings.server(m)),
@@ -293,7 +305,11 @@ pub(super) async fn slot_name(
 }
 
 /// Whether what is missing may be made: slots left, rights given.
-async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
+async fn check_capacity(
+    source: &PreparedSource,
+    creation: Creation,
+    findings: &mut Findings,
+) -> Result<(), EngineError> {
     let sql = "SELECT r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE m.rolname = \
                'rds_replication' AND pg_catalog.pg_has_role(m.oid, 'MEMBER')), pg_catalog.quote_ident(r.rolname), \
                (SELECT count(*) FROM pg_catalog.pg_replication_slots) \
@@ -331,7 +347,8 @@ async fn check_capacity(source: &PreparedSource, findings: &mut Findings) -> Res
                  that nobody needs: SELECT pid, application_name FROM pg_stat_replication"
             ));
         }
-        if *name == source.connection.name && source.publication.is_none() && !is(3)? {
+        let makes_publication = creation == Creation::Allowed && source.publication.is_none();
+        if *name == source.connection.name && makes_publication && !is(3)? {
             let database = text(4)?;
             findings.server(format!(
                 "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
@@ -357,7 +374,6 @@ async fn check_pipelines(
             Err(error) => findings.pipeline(&pipeline.name, error),
         }
     }
-    check_ownership(source, findings).await?;
     check_ancestors(source, findings).await
 }
 

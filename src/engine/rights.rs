@@ -1,6 +1,7 @@
 //! Whether the role of an output may keep its progress there: schema `trucker` and the tables in it. Asks only.
 
 use super::error::{EngineError, Findings};
+use super::prepare::Creation;
 use crate::postgres::Session;
 
 const SCHEMA: &str = "\
@@ -17,6 +18,7 @@ LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'check
 pub async fn check_schema(
     connection: &str,
     session: &Session,
+    creation: Creation,
     findings: &mut Findings,
 ) -> Result<bool, EngineError> {
     let asked = session.client.query_one(SCHEMA, &[]).await;
@@ -27,6 +29,7 @@ pub async fn check_schema(
     });
     let ([exists, may_look, may_create, may_write], (role, database)) =
         asked.map_err(EngineError::at(connection, "asking for rights on schema trucker"))?;
+    let may_create = may_create || creation == Creation::Forbidden;
     let cure = match (may_look, may_create, may_write) {
         (_, false, _) if !exists => format!("GRANT CREATE ON DATABASE {database} TO {role}"),
         (_, false, _) => format!("GRANT USAGE, CREATE ON SCHEMA trucker TO {role}"),

@@ -59,6 +59,8 @@ pub struct PipelineStatus {
     pub updated_seconds_ago: Option<u64>,
     /// Why it stands still, or why its place was given up.
     pub failure: Option<Failure>,
+    /// Its SQL, as a process had it last, isn't what it was backfilled by.
+    pub is_sql_changed: bool,
     /// Changes of it that are in `trucker.dead_letters`.
     pub dead_letters: i64,
 }
@@ -183,6 +185,8 @@ fn pipeline_status(pipeline: &Pipeline, found: &[Found]) -> PipelineStatus {
         lag_bytes: wal_lsn.zip(loaded).map(|(end, loaded)| end.bytes_since(loaded)),
         updated_seconds_ago: checkpoint.map(|c| c.age.as_secs()),
         failure: checkpoint.and_then(|c| c.failure.clone()),
+        is_sql_changed: checkpoint
+            .is_some_and(|c| c.sql_hash.as_ref().is_some_and(|sql| c.was_backfilled_by_other_sql(sql))),
         dead_letters: output.map_or(0, |output| dead_letters(output, &pipeline.name)),
     }
 }
@@ -201,6 +205,7 @@ fn gone_status(checkpoint: &Checkpoint, database: &Found) -> PipelineStatus {
         lag_bytes: None,
         updated_seconds_ago: Some(checkpoint.age.as_secs()),
         failure: None,
+        is_sql_changed: false,
         dead_letters: database.output.as_ref().map_or(0, |o| dead_letters(o, &checkpoint.pipeline)),
     }
 }

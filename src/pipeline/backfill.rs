@@ -4,12 +4,14 @@
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tracing::Span;
 
 use crate::config::Action;
 use crate::failpoint;
 use crate::postgres::Session;
+use crate::postgres::catalog::Table;
 use crate::sink::postgres::copy::Fill;
 use crate::sink::postgres::{SinkError, Writer};
 use crate::source::snapshot::{self, BackfillSnapshot};
@@ -135,6 +137,15 @@ async fn estimate(source: &Session, copies: impl Iterator<Item = &CopyQuery>) ->
         rows += plan.first().and_then(|line| line.try_get(0).ok()).map_or(0, planned_rows);
     }
     Ok(rows)
+}
+
+/// How many rows the planner expects in an input table, and what it takes on disk.
+pub async fn size(client: &Client, table: &Table) -> Result<(u64, i64), tokio_postgres::Error> {
+    let plan = client.query(&format!("EXPLAIN SELECT FROM {}", table.from_sql()), &[]).await?;
+    let rows = plan.first().and_then(|line| line.try_get(0).ok()).map_or(0, planned_rows);
+    let sql = "SELECT pg_catalog.pg_table_size($1::oid::regclass) + coalesce((SELECT sum(pg_catalog.pg_table_size(relid)) \
+               FROM pg_catalog.pg_partition_tree($1::oid::regclass) WHERE relid <> $1::oid), 0)::bigint";
+    Ok((rows, client.query_one(sql, &[&table.oid]).await?.try_get(0)?))
 }
 
 /// From the first line of a plan: `Seq Scan on t  (cost=0.00..35.50 rows=2550 width=4)`.

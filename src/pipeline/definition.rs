@@ -12,6 +12,7 @@ use crate::sink::fold::Rules;
 use crate::sink::postgres::Target;
 use crate::sink::postgres::checkpoint::CheckpointKey;
 use crate::transform::SqlProblem;
+use crate::transform::fingerprint::fingerprint;
 use crate::transform::query::{Types, nearest};
 
 use super::error::PipelineError;
@@ -34,6 +35,8 @@ pub struct Definition {
     pub rules: Rules,
     /// The checkpoint's row.
     pub key: CheckpointKey,
+    /// What its SQL is known by (see [`fingerprint`]).
+    pub sql_hash: String,
     /// No other pipeline writes the output table, so rows that its SQL doesn't return can go.
     pub is_only_writer: bool,
 }
@@ -65,8 +68,9 @@ impl Definition {
             return Err(PipelineError::Problems(problems));
         }
         let rules = rules(&pipeline, target.as_ref());
+        let sql_hash = fingerprint(&pipeline, &tables);
         let (source, output) = (source.0.clone(), output.0.clone());
-        Ok(Definition { pipeline, source, output, tables, target, rules, key, is_only_writer })
+        Ok(Definition { pipeline, source, output, tables, target, rules, key, sql_hash, is_only_writer })
     }
 
     /// The same, with the output table as it is now: whoever connects anew sees the DDL there. A table that doesn't do any

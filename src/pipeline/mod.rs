@@ -22,6 +22,7 @@ mod intake;
 pub mod isolation;
 pub mod letters;
 pub mod lineage;
+pub mod listing;
 pub mod pending;
 pub mod preview;
 pub mod queue;

@@ -253,14 +253,33 @@ impl Task {
                 table.as_deref(),
                 &self.definition.input_names(),
                 self.published.as_deref(),
+                &self.definition.sql_hash,
             )
             .await?;
             memory.epoch = Some(claimed.epoch);
+            self.tell_of_other_sql(&claimed);
             return Ok(claimed);
         };
         let found = checkpoint::fetch_settled(&output.client, key).await?;
         let fenced = || SinkError::Fenced { pipeline: key.pipeline.clone(), expected: self.floor.lsn() };
-        Ok(found.filter(|checkpoint| checkpoint.epoch == epoch).ok_or_else(fenced)?)
+        let mut found = found.filter(|checkpoint| checkpoint.epoch == epoch).ok_or_else(fenced)?;
+        let sql_hash = &self.definition.sql_hash;
+        if found.sql_hash.as_ref() != Some(sql_hash) {
+            // Its files were read anew.
+            checkpoint::note_sql(&output.client, key, epoch, sql_hash).await?;
+            self.tell_of_other_sql(&found);
+            found.sql_hash = Some(sql_hash.clone());
+        }
+        Ok(found)
+    }
+
+    fn tell_of_other_sql(&self, found: &Checkpoint) {
+        let name = &self.definition.pipeline.name;
+        if found.was_backfilled_by_other_sql(&self.definition.sql_hash) && found.request.is_none() {
+            tracing::warn!(event = "sql_changed", pipeline = %name,
+                "the SQL of pipeline {name} has changed since it was backfilled: rows from before stay as they are until their \
+                 input changes. To make all of them anew: trucker backfill {name}");
+        }
     }
 
     async fn follow(

@@ -9,6 +9,7 @@ use super::stream::StreamError;
 use crate::change::Lsn;
 use crate::config::PostgresConnection;
 use crate::postgres::RawConnection;
+use crate::postgres::ident::quote_literal;
 
 /// How long creating a slot may wait before it is said for whom.
 const QUIET: Duration = Duration::from_secs(5);
@@ -96,6 +97,13 @@ pub async fn fetch_retention(
     }))
 }
 
+/// The statement that creates the slot.
+pub fn create_sql(name: &str, is_failover: bool) -> String {
+    let failover = if is_failover { ", failover => true" } else { "" };
+    let name = quote_literal(name);
+    format!("SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput'{failover})")
+}
+
 /// Creates the slot, to be carried over to standbys if `is_failover`, and answers the LSN that it starts at. Waits, however
 /// long, for the transactions that were writing when it began, which `main`, a session of the main server, tells of; None if
 /// `stop` came first. `other` is another session of the same server and role.
@@ -108,12 +116,8 @@ pub async fn create(
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Lsn>, tokio_postgres::Error> {
     let pid: i32 = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await?.try_get(0)?;
-    let failover = if is_failover { ", failover => true" } else { "" };
-    let sql = format!(
-        "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput'{failover})"
-    );
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&name];
-    let creation = client.query_one(&sql, &params);
+    let sql = format!("SELECT made.lsn::text FROM ({}) AS made", create_sql(name, is_failover));
+    let creation = client.query_one(&sql, &[]);
     let lsn = |row: Row| Ok(row.try_get::<_, String>(0)?.parse().unwrap_or_default());
     tokio::pin!(creation, stop);
     loop {

@@ -3,6 +3,7 @@
 
 pub mod chain;
 pub mod compile;
+pub mod fingerprint;
 pub mod query;
 pub mod render;
 pub mod resolve;

@@ -43,6 +43,8 @@ pub struct Types {
 /// come in its order.
 #[derive(Debug, Clone)]
 pub struct Query {
+    /// Its text.
+    pub sql: String,
     /// The prepared statement.
     pub statement: tokio_postgres::Statement,
     /// Its parameters.
@@ -76,9 +78,26 @@ pub struct CopyQuery {
     /// Result columns.
     pub columns: Vec<ResultColumn>,
     chain: Chain,
+    chain_start: usize,
+}
+
+/// Lines of a statement that come from lines of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LineOrigin {
+    /// Of the statement, counted from 0, both ends included.
+    pub lines: (usize, usize),
+    /// The file.
+    pub path: std::path::PathBuf,
+    /// Of the template, counted from 1, both ends included.
+    pub template_lines: (usize, usize),
 }
 
 impl CopyQuery {
+    /// Where the lines of the statement come from.
+    pub fn origins(&self) -> Vec<LineOrigin> {
+        origins(&self.sql, self.chain_start, &self.chain)
+    }
+
     /// A run-time error in the words of a problem.
     pub fn problem(&self, failure: &tokio_postgres::Error) -> SqlProblem {
         problem_at(failure, None, &self.chain.files)
@@ -112,7 +131,7 @@ pub async fn prepare_some(
     let columns: Vec<ResultColumn> = columns.into_iter().map(|c| c.column).collect();
     let needs_unsent = plan(client, &chain, &columns).await?.iter().any(|line| line.contains(UNSENT));
     let params = chain.params.clone();
-    Ok(Query { statement, params, columns, needs_unsent, chain, chain_start: select.len() })
+    Ok(Query { sql, statement, params, columns, needs_unsent, chain, chain_start: select.len() })
 }
 
 /// Makes a backfill's statement, and has the source check it.
@@ -124,10 +143,16 @@ pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Resul
     let sql = format!("{select}{}", chain.from);
     client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
     explain(client, &sql, &chain.files).await?;
-    Ok(CopyQuery { sql, columns: columns.into_iter().map(|c| c.column).collect(), chain })
+    let columns = columns.into_iter().map(|c| c.column).collect();
+    Ok(CopyQuery { sql, columns, chain, chain_start: select.len() })
 }
 
 impl Query {
+    /// Where the lines of the statement come from.
+    pub fn origins(&self) -> Vec<LineOrigin> {
+        origins(&self.sql, self.chain_start, &self.chain)
+    }
+
     /// The files that it was made of.
     pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
         self.chain.files.iter().map(|(_, file)| file.path())
@@ -138,6 +163,34 @@ impl Query {
         let at = position(failure, None).and_then(|at| at.checked_sub(self.chain_start));
         problem_at(failure, at, &self.chain.files)
     }
+}
+
+/// Runs of lines that follow each other in the statement and in the template alike.
+fn origins(sql: &str, chain_start: usize, chain: &Chain) -> Vec<LineOrigin> {
+    let mut origins: Vec<LineOrigin> = Vec::new();
+    for (start, file) in &chain.files {
+        let first = sql[..chain_start + start].matches('\n').count();
+        let lines = file.statement().split('\n').count();
+        for line in 0..lines {
+            let from = file.template_line(line + 1);
+            let at = first + line;
+            match origins.last_mut() {
+                Some(last)
+                    if last.path == file.path()
+                        && last.lines.1 + 1 == at
+                        && (last.template_lines.1 == from || last.template_lines.1 + 1 == from) =>
+                {
+                    (last.lines.1, last.template_lines.1) = (at, from);
+                }
+                _ => origins.push(LineOrigin {
+                    lines: (at, at),
+                    path: file.path().to_owned(),
+                    template_lines: (from, from),
+                }),
+            }
+        }
+    }
+    origins
 }
 
 /// The plan of a chain for these of its values, over no changes at all.

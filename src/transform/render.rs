@@ -77,6 +77,11 @@ impl RenderedFile {
         SqlProblem { path: self.file.path.clone(), place, message: message.into(), help, is_refusal: false }
     }
 
+    /// The template's line that a line of the rendered text starts in; both count from 1.
+    pub fn template_line(&self, line: usize) -> usize {
+        self.rendered.template_line(line)
+    }
+
     /// The template's place of a byte offset in the rendered text.
     pub fn place(&self, offset: usize) -> Place {
         let before = self.rendered.text.get(..offset).unwrap_or(&self.rendered.text);

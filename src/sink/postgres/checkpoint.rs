@@ -34,19 +34,23 @@ CREATE TABLE IF NOT EXISTS trucker.checkpoint (
   updated_at timestamptz NOT NULL DEFAULT now(),
   failure jsonb,
   request jsonb,
+  sql_hash text,
+  backfilled_sql_hash text,
   PRIMARY KEY (project, pipeline)
 );
 ALTER TABLE trucker.checkpoint ADD COLUMN IF NOT EXISTS failure jsonb, ADD COLUMN IF NOT EXISTS request jsonb,
-  ADD COLUMN IF NOT EXISTS published text;
+  ADD COLUMN IF NOT EXISTS published text, ADD COLUMN IF NOT EXISTS sql_hash text,
+  ADD COLUMN IF NOT EXISTS backfilled_sql_hash text;
 COMMENT ON TABLE trucker.checkpoint IS
   'How far each pipeline of trucker has loaded; moves with the rows. Written by trucker only.'";
 
-/// Also read from a table of an earlier version, which lacks the last three.
+/// Also read from a table of an earlier version, which lacks the last ones.
 const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifier, timeline, slot, source_database, \
                        output_table, seam_snapshot, seam_bound::text, \
                        extract(epoch FROM pg_catalog.now() - updated_at)::float8, \
                        input_tables, pg_catalog.to_jsonb(c) ->> 'failure', pg_catalog.to_jsonb(c) ->> 'request', \
-                       pg_catalog.to_jsonb(c) ->> 'published'";
+                       pg_catalog.to_jsonb(c) ->> 'published', pg_catalog.to_jsonb(c) ->> 'sql_hash', \
+                       pg_catalog.to_jsonb(c) ->> 'backfilled_sql_hash'";
 
 /// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +82,10 @@ pub struct Checkpoint {
     pub input_tables: Option<String>,
     /// What the publication's entries of these were known by, if that was known.
     pub published: Option<String>,
+    /// What its SQL was known by when a process took it last; None from an earlier version.
+    pub sql_hash: Option<String>,
+    /// The same when it was backfilled.
+    pub backfilled_sql_hash: Option<String>,
     /// What the backfill has read, until the stream has passed its bound.
     pub seam: Option<Seam>,
     /// Time since it was written last, by the output's clock.
@@ -86,6 +94,14 @@ pub struct Checkpoint {
     pub failure: Option<Failure>,
     /// What somebody asks of it.
     pub request: Option<Request>,
+}
+
+impl Checkpoint {
+    /// Whether rows that the backfill made are from other SQL than that of this hash.
+    pub fn was_backfilled_by_other_sql(&self, sql_hash: &str) -> bool {
+        self.loaded_lsn.is_some()
+            && self.backfilled_sql_hash.as_deref().is_some_and(|filled| filled != sql_hash)
+    }
 }
 
 /// Names the row of one pipeline.
@@ -100,18 +116,13 @@ pub struct CheckpointKey {
 /// Creates schema and tables where they are missing, and brings those of an earlier version up to date. Asks first,
 /// since a role may use what it may not create or alter.
 pub async fn ensure_tables(client: &Client) -> Result<(), SinkError> {
-    let complete = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL AND count(*) = 3 \
-                    FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('trucker.checkpoint') \
-                    AND attname IN ('failure', 'request', 'published') AND NOT attisdropped";
-    let row = client.query_one(complete, &[]).await;
-    if row.and_then(|row| row.try_get(0)).map_err(SinkError::at("looking into schema trucker"))? {
+    if are_tables_complete(client).await? {
         return Ok(());
     }
     // Two processes that start at once: the second waits here and then finds the tables.
     let sql = format!(
-        "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('trucker.checkpoint', 0)); \
-         {TABLE}; {}; COMMIT",
-        dead_letter::TABLE
+        "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('trucker.checkpoint', 0)); {}; COMMIT",
+        tables_sql()
     );
     let done = client.batch_execute(&sql).await;
     if done.is_err() {
@@ -121,6 +132,34 @@ pub async fn ensure_tables(client: &Client) -> Result<(), SinkError> {
         "creating schema trucker, or bringing its tables up to date (needs CREATE on the output database; where the \
          schema is there, to own it)",
     ))
+}
+
+/// Whether schema and tables are there as this version wants them.
+pub async fn are_tables_complete(client: &Client) -> Result<bool, SinkError> {
+    let complete = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL AND count(*) = 5 \
+                    FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('trucker.checkpoint') \
+                    AND attname IN ('failure', 'request', 'published', 'sql_hash', 'backfilled_sql_hash') \
+                    AND NOT attisdropped";
+    let row = client.query_one(complete, &[]).await;
+    row.and_then(|row| row.try_get(0)).map_err(SinkError::at("looking into schema trucker"))
+}
+
+/// The statements that make them so, whatever is there.
+pub fn tables_sql() -> String {
+    format!("{TABLE};\n{}", dead_letter::TABLE)
+}
+
+/// Notes what the pipeline's SQL is known by from now on.
+pub async fn note_sql(
+    client: &Client,
+    key: &CheckpointKey,
+    epoch: i64,
+    sql_hash: &str,
+) -> Result<(), SinkError> {
+    let sql =
+        "UPDATE trucker.checkpoint SET sql_hash = $4 WHERE project = $1 AND pipeline = $2 AND epoch = $3";
+    let done = client.execute(sql, &[&key.project, &key.pipeline, &epoch, &sql_hash]).await;
+    done.map(drop).map_err(SinkError::at("noting the pipeline's SQL"))
 }
 
 /// Whether there is a checkpoint table.
@@ -176,6 +215,8 @@ fn checkpoint(row: &Row) -> Result<Checkpoint, tokio_postgres::Error> {
         output_table: row.try_get(8)?,
         input_tables: row.try_get(12)?,
         published: row.try_get(15)?,
+        sql_hash: row.try_get(16)?,
+        backfilled_sql_hash: row.try_get(17)?,
         seam: snapshot.zip(lsn(10)?).map(|(snapshot, bound)| Seam { snapshot, bound }),
         // A clock that was set back is no reason to fail.
         age: Duration::try_from_secs_f64(row.try_get(11)?).unwrap_or_default(),
@@ -192,16 +233,18 @@ pub async fn claim(
     output_table: Option<&str>,
     input_tables: &str,
     published: Option<&str>,
+    sql_hash: &str,
 ) -> Result<Checkpoint, SinkError> {
     let sql = format!(
         "INSERT INTO trucker.checkpoint AS c
            (project, pipeline, epoch, phase, system_identifier, timeline, slot, source_database, output_table,
-            input_tables, published)
-         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7, $8, $9)
+            input_tables, published, sql_hash)
+         VALUES ($1, $2, 1, 'backfill', $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (project, pipeline) DO UPDATE
          SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table, input_tables = excluded.input_tables,
              system_identifier = excluded.system_identifier, slot = excluded.slot,
              source_database = excluded.source_database, published = excluded.published, failure = NULL,
+             sql_hash = excluded.sql_hash,
              updated_at = pg_catalog.now()
          RETURNING {COLUMNS}"
     );
@@ -219,6 +262,7 @@ pub async fn claim(
                 &output_table,
                 &input_tables,
                 &published,
+                &sql_hash,
             ],
         )
         .await;
@@ -238,7 +282,8 @@ pub async fn advance(
     done: Option<&Request>,
 ) -> Result<(), SinkError> {
     let sql = "UPDATE trucker.checkpoint SET phase = 'follow', loaded_lsn = $5::text::pg_lsn, seam_snapshot = $6, \
-               seam_bound = $7::text::pg_lsn, failure = NULL, request = nullif(request, $8::text::jsonb), updated_at = pg_catalog.now() \
+               seam_bound = $7::text::pg_lsn, failure = NULL, request = nullif(request, $8::text::jsonb), \
+               backfilled_sql_hash = CASE WHEN loaded_lsn IS NULL THEN sql_hash ELSE backfilled_sql_hash END, updated_at = pg_catalog.now() \
                WHERE project = $1 AND pipeline = $2 AND epoch = $3 \
                AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn";
     let from_text = from.map(|lsn| lsn.to_string());
