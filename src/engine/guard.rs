@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::budget::Budget;
 use super::error::EngineError;
@@ -107,19 +107,20 @@ impl Guard {
     }
 
     /// Watches until something is wrong for good; then says what. What befalls single tables is put into `lost`, for the
-    /// pipelines that read them.
+    /// pipelines that read them; `renew` is told where the stream has to be made anew.
     pub async fn watch(
         mut self,
         health: &SourceHealth,
         mut budget: Budget,
         lost: watch::Sender<LostTables>,
+        renew: &Notify,
     ) -> EngineError {
         loop {
             // Trouble with the connection is the next question's to tell.
             if let Err(error) = self.look_at_slot(health, &mut budget).await {
                 tracing::debug!(event = "budget_unknown", "{error}");
             }
-            match self.look(&lost).await {
+            match self.look(&lost, renew).await {
                 Ok(None) => {}
                 Ok(Some(wrong)) => return EngineError::server(wrong),
                 Err(error) => {
@@ -149,7 +150,11 @@ impl Guard {
         }
     }
 
-    async fn look(&mut self, lost: &watch::Sender<LostTables>) -> Result<Option<String>, EngineError> {
+    async fn look(
+        &mut self,
+        lost: &watch::Sender<LostTables>,
+        renew: &Notify,
+    ) -> Result<Option<String>, EngineError> {
         let client = &self.session.client;
         let failed = || EngineError::at(&self.connection.name, "looking after the publication");
         if !std::mem::replace(&mut self.holds, true) {
@@ -163,7 +168,7 @@ impl Guard {
                 "connection {connection}: publication {name} was dropped: changes since then are lost"
             )));
         };
-        self.look_at_partitions(&found).await?;
+        self.look_at_partitions(&found, renew).await?;
         let before = self.published.replace(found.clone());
         if found.alteration.is_some() || before.as_ref().is_some_and(|before| before.oid != found.oid) {
             return Ok(Some(format!(
@@ -179,13 +184,21 @@ impl Guard {
         Ok(None)
     }
 
-    async fn look_at_partitions(&mut self, publication: &Publication) -> Result<(), EngineError> {
+    async fn look_at_partitions(
+        &mut self,
+        publication: &Publication,
+        renew: &Notify,
+    ) -> Result<(), EngineError> {
         let now = partitions::fetch(&self.session.client, publication.oid).await;
         let now = now.map_err(EngineError::at(&self.connection.name, "looking after partitions"))?;
         if self.published.is_some() {
             for what in partitions::untold(&self.partitions, &now) {
                 tracing::warn!(event = "partition_untold", connection = %self.connection.name,
                     "{what}. If that matters, fill the pipelines that read it anew: trucker backfill");
+            }
+            // A stream of version 14 goes on with what a table was to the publication when it first met it.
+            if self.session.server_version < 150_000 && !partitions::are_same(&self.partitions, &now) {
+                renew.notify_one();
             }
         }
         self.partitions = now;

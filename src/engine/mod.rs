@@ -34,7 +34,7 @@ mod wiring;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch::Receiver, watch::Sender, watch::channel};
+use tokio::sync::{Notify, mpsc, watch::Receiver, watch::Sender, watch::channel};
 use tokio::task::JoinSet;
 
 use crate::change::Lsn;
@@ -197,12 +197,12 @@ async fn start(
         let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
         let (name, watched_slot) = (connection.name.clone(), slot.clone());
         running.sources.push(WatchedSource { name, slot: watched_slot, health: health.clone() });
-        let (lose, lost) = channel(LostTables::new());
-        running.start_source(source, queue_bytes, lost, stopping.clone()).await?;
+        let ((lose, lost), renew) = (channel(LostTables::new()), Arc::<Notify>::default());
+        running.start_source(source, queue_bytes, lost, renew.clone(), stopping.clone()).await?;
         let of_source = running.pipelines.iter().filter(|pipeline| pipeline.source == place);
         let members = of_source.map(|pipeline| pipeline.member.clone()).collect();
         let budget = Budget::new(connection.name, slot, connection.wal_budget, members);
-        let watching = async move { Event::Guard(place, guard.watch(&health, budget, lose).await) };
+        let watching = async move { Event::Guard(place, guard.watch(&health, budget, lose, &renew).await) };
         running.guards.spawn(running.pulses.beating(watching));
     }
     Ok(running)
@@ -214,6 +214,7 @@ impl Running<'_> {
         source: PreparedSource,
         queue_bytes: usize,
         lost: Receiver<LostTables>,
+        renew: Arc<Notify>,
         stopping: Receiver<bool>,
     ) -> Result<(), EngineError> {
         let source_place = self.stop_sources.len();
@@ -272,6 +273,7 @@ impl Running<'_> {
             progress,
             attaching,
             target,
+            renew,
             source_stopping,
         );
         Ok(())
@@ -286,6 +288,7 @@ impl Running<'_> {
         progress: Progress,
         attach: mpsc::Receiver<Attach>,
         target: Option<Lsn>,
+        renew: Arc<Notify>,
         shutdown: Receiver<bool>,
     ) {
         let (connection, slot) = (source.streamed().0.clone(), source.slot_name.clone());
@@ -300,6 +303,7 @@ impl Running<'_> {
             attach,
             target,
             health: self.sources[place].health.clone(),
+            renew,
             shutdown,
             vouched: None,
         };

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::continuity::{START_OVER, lost};
@@ -110,6 +110,8 @@ pub struct SourceTask {
     pub target: Option<Lsn>,
     /// What others may see.
     pub health: Arc<SourceHealth>,
+    /// Asks for a new stream: what the server remembers of this one's tables is out of date.
+    pub renew: Arc<Notify>,
     /// Turns true when the pipelines have ended.
     pub shutdown: watch::Receiver<bool>,
     /// Whom to ask about a standby, and up to where it was seen to be one. None on a main server.
@@ -131,7 +133,7 @@ impl SourceTask {
             let started = match self.verify(from).await {
                 Ok(()) => ReplicationStream::start(&self.connection, &self.slot, &self.slot, from)
                     .await
-                    .map_err(Into::into),
+                    .map_err(|error| self.failed(error)),
                 Err(error) => Err(error),
             };
             let outcome = match started {
@@ -175,9 +177,7 @@ impl SourceTask {
         let slot = slot::fetch(&session.client, session.server_version, &self.slot)
             .await
             .map_err(SourceError::Asking)?;
-        let Some(slot) = slot else {
-            return Err(SourceError::Replaced(format!("replication slot {} is gone", self.slot)));
-        };
+        let Some(slot) = slot else { return Err(self.slot_is_gone()) };
         if let Some(reason) = &slot.lost {
             return Err(SourceError::Lost(lost(&self.connection.name, &self.slot, reason)));
         }
@@ -204,6 +204,10 @@ impl SourceTask {
             return Ok(());
         };
         Err(SourceError::Replaced(wrong))
+    }
+
+    fn slot_is_gone(&self) -> SourceError {
+        SourceError::Replaced(format!("replication slot {} is gone", self.slot))
     }
 
     /// Refuses a standby that isn't one any more, or follows another timeline by now.
@@ -292,6 +296,9 @@ impl SourceTask {
                         return Ok(Next::Restart);
                     }
                 },
+                () = self.renew.notified(), if is_between && !self.router.is_going_back() => {
+                    return Ok(Next::Restart);
+                }
                 () = self.progress.moved() => self.confirm(stream),
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
@@ -315,6 +322,7 @@ impl SourceTask {
     /// Versions before 18 end the stream at the first change that a missing publication might be about.
     fn failed(&self, error: StreamError) -> SourceError {
         match error {
+            StreamError::SlotMissing(_) => self.slot_is_gone(),
             StreamError::Server(said) if said.code == "42704" && said.message.contains("publication") => {
                 SourceError::NoPublication(self.slot.clone())
             }

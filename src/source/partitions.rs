@@ -41,6 +41,11 @@ pub async fn fetch(client: &Client, publication: u32) -> Result<Vec<Partition>, 
     rows.iter().map(partition).collect()
 }
 
+/// Whether none has come and none has left.
+pub fn are_same(before: &[Partition], now: &[Partition]) -> bool {
+    before.iter().map(|p| p.oid).eq(now.iter().map(|p| p.oid))
+}
+
 /// What no change will tell of the way from one list to the other, for people.
 pub fn untold(before: &[Partition], now: &[Partition]) -> Vec<String> {
     let is_in = |list: &[Partition], oid: u32| list.iter().any(|p| p.oid == oid);

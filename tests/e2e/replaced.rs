@@ -107,6 +107,19 @@ fn a_slot_made_anew_while_the_source_was_away_is_refused_by_a_running_process() 
 }
 
 #[test]
+fn a_slot_that_goes_while_it_is_connected_to_is_said_to_be_gone() {
+    let s = copy_of_t(source_server().port(), output_server().port());
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 1);
+    let slot = s.slot();
+    s.source.execute(&format!(
+        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = '{slot}';
+         SELECT pg_drop_replication_slot('{slot}')"
+    ));
+    ends_with(trucker, "the source is not what it was: replication slot");
+}
+
+#[test]
 fn an_output_put_back_to_a_backup_is_refused_where_the_slot_has_gone_on() {
     let mut output = private_server(ServerOptions::default());
     let s = copy_of_t(source_server().port(), output.port());

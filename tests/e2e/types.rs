@@ -130,9 +130,9 @@ const HOSTILE: &[&str] = &[
 const THROUGH_SQL: &[(&str, &str)] =
     &[("transform.sql", "SELECT row.* -- all of it"), ("delete.sql", "SELECT {{ old.id }} AS id")];
 
-/// Since 16, Postgres writes some values of `"char"` in a way that older versions read as others.
+/// Since 15, Postgres writes some values of `"char"` in a way that older versions read as others.
 fn char_changes() -> bool {
-    source_server().binaries().major() >= 16 && output_server().binaries().major() < 16
+    source_server().binaries().major() >= 15 && output_server().binaries().major() < 15
 }
 
 /// The types that can go from this source to this output.
