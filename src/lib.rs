@@ -17,12 +17,14 @@
 //! * [`observe`]: what it says meanwhile, without secrets.
 //! * [`sandbox`]: throwaway Postgres servers for the demo and the tests.
 //! * [`cli`]: the commands.
+//! * [`codes`]: the numbers of what may be wrong; used by all.
 //! * [`failpoint`]: places where a test can have the process die; used by all, nothing in a release build.
 
 pub mod change;
 pub mod checkpoint;
 pub mod cli;
 pub mod clickhouse;
+pub mod codes;
 pub mod config;
 pub mod engine;
 pub mod failpoint;

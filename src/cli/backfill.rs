@@ -40,7 +40,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
             let codes: Vec<ExitCode> = refills.iter().map(tell).collect();
             codes.into_iter().find(|code| *code != ExitCode::SUCCESS).unwrap_or(ExitCode::SUCCESS)
         }
-        Ok(Err(error)) => super::fail(&error, &loaded),
+        Ok(Err(error)) => super::fail(error, &loaded),
         Err(error) => super::cannot_start(&error),
     }
 }

@@ -25,7 +25,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
             println!("{} pipelines are fine", loaded.project.pipelines.len());
             ExitCode::SUCCESS
         }
-        Ok(Err(error)) => super::fail(&error, &loaded),
+        Ok(Err(error)) => super::fail(error, &loaded),
         Err(error) => super::cannot_start(&error),
     }
 }

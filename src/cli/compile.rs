@@ -29,7 +29,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
     };
     let compiled = match super::block_on(compile::compile(&loaded.project, &arguments.pipelines)) {
         Ok(Ok(compiled)) => compiled,
-        Ok(Err(error)) => return super::fail(&error, &loaded),
+        Ok(Err(error)) => return super::fail(error, &loaded),
         Err(error) => return super::cannot_start(&error),
     };
     let mut count = 0;

@@ -5,6 +5,7 @@ mod check;
 mod columns;
 mod compile;
 mod demo;
+mod explain;
 mod plan;
 mod preview;
 mod resume;
@@ -57,6 +58,8 @@ enum Command {
     Skip(skip::Arguments),
     /// Remove what trucker created for a project: slots, publications, checkpoints
     Teardown(teardown::Arguments),
+    /// Say what an error's code means, and how to mend it
+    Explain(explain::Arguments),
     /// Show a small shop at work between two throwaway Postgres servers
     Demo,
 }
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Resume(arguments) => resume::run(arguments, cli.log_format),
         Command::Skip(arguments) => skip::run(arguments, cli.log_format),
         Command::Teardown(arguments) => teardown::run(arguments, cli.log_format),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Demo => match std::env::current_exe() {
             Ok(trucker) => demo::run(&trucker),
             Err(error) => {
@@ -125,13 +129,10 @@ fn with_pipelines(loaded: Loaded) -> Result<Loaded, ExitCode> {
 }
 
 /// Says why a project doesn't run, without its secrets.
-fn fail(error: &EngineError, loaded: &Loaded) -> ExitCode {
-    let text = match error {
-        EngineError::Files(_) => error.to_string(),
-        _ => error.to_string().lines().map(|line| format!("error: {line}")).collect::<Vec<_>>().join("\n"),
-    };
-    eprintln!("{}", loaded.secrets.mask(&text));
-    ExitCode::from(error.exit_code())
+fn fail(error: EngineError, loaded: &Loaded) -> ExitCode {
+    let code = error.exit_code();
+    eprintln!("{}", loaded.secrets.mask(&error.into_diagnostics().to_string()));
+    ExitCode::from(code)
 }
 
 /// Says what became of a request; `done` if it was done.

@@ -35,7 +35,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
     let creation = if arguments.sql { Creation::Forbidden } else { Creation::Allowed };
     let mut plan = match super::block_on(plan::plan(&loaded.project, creation)) {
         Ok(Ok(plan)) => plan,
-        Ok(Err(error)) => return super::fail(&error, &loaded),
+        Ok(Err(error)) => return super::fail(error, &loaded),
         Err(error) => return super::cannot_start(&error),
     };
     if let Some(name) = &arguments.connection {

@@ -48,7 +48,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
     let shown = super::block_on(preview::preview(&loaded.project, name, operation, &sample));
     let (mut previews, note) = match shown {
         Ok(Ok(shown)) => shown,
-        Ok(Err(error)) => return super::fail(&error, &loaded),
+        Ok(Err(error)) => return super::fail(error, &loaded),
         Err(error) => return super::cannot_start(&error),
     };
     if let Some(note) = note {

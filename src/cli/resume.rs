@@ -42,7 +42,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Ok(Some(answer))) => super::tell(name, &answer, "goes on where it stood", &loaded),
-        Ok(Err(error)) => super::fail(&error, &loaded),
+        Ok(Err(error)) => super::fail(error, &loaded),
         Err(error) => super::cannot_start(&error),
     }
 }

@@ -118,7 +118,7 @@ async fn run_loaded(arguments: &Arguments, loaded: &Loaded, format: Option<LogFo
         Ok(Ended::Well) => ExitCode::SUCCESS,
         Ok(Ended::WithFailures) => ExitCode::from(1),
         Ok(Ended::Fenced) => ExitCode::from(5),
-        Err(error) => super::fail(&error, loaded),
+        Err(error) => super::fail(error, loaded),
     }
 }
 

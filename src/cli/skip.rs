@@ -35,7 +35,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
     let name = &arguments.pipeline;
     let standing = match super::block_on(ask::look(&loaded.project, name)) {
         Ok(Ok(standing)) => standing,
-        Ok(Err(error)) => return super::fail(&error, &loaded),
+        Ok(Err(error)) => return super::fail(error, &loaded),
         Err(error) => return super::cannot_start(&error),
     };
     let failure = match to_skip(&standing, &arguments) {
@@ -77,7 +77,7 @@ fn skip(standing: Standing, arguments: &Arguments, failure: Failure, loaded: &Lo
             "skipped; it is in trucker.dead_letters, and the pipeline goes on",
             loaded,
         ),
-        Ok(Err(error)) => super::fail(&error, loaded),
+        Ok(Err(error)) => super::fail(error, loaded),
         Err(error) => super::cannot_start(&error),
     }
 }

@@ -30,8 +30,8 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
         Err(error) => return super::cannot_start(&error),
     };
     for error in &mut status.errors {
-        *error = loaded.secrets.mask(error).into_owned();
-        eprintln!("error: {error}");
+        *error = error.clone().masked(&loaded.secrets);
+        eprintln!("{error}");
     }
     if arguments.json {
         match serde_json::to_string_pretty(&status) {

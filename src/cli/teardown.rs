@@ -27,7 +27,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
     let name = loaded.project.checkpoint_name();
     let plan = match super::block_on(teardown::plan(&loaded.project)) {
         Ok(Ok(plan)) => plan,
-        Ok(Err(error)) => return super::fail(&error, &loaded),
+        Ok(Err(error)) => return super::fail(error, &loaded),
         Err(error) => return super::cannot_start(&error),
     };
     if plan.removed.is_empty() {
@@ -54,7 +54,7 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
             print(&done.left, "left");
             ExitCode::SUCCESS
         }
-        Ok(Err(error)) => super::fail(&error, &loaded),
+        Ok(Err(error)) => super::fail(error, &loaded),
         Err(error) => super::cannot_start(&error),
     }
 }

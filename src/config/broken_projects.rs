@@ -104,7 +104,7 @@ fn a_missing_folder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("nowhere");
     let error = load_with(&missing, &Variables::default()).unwrap_err().to_string();
-    assert!(error.starts_with("error: there is no folder `"), "{error}");
+    assert!(error.starts_with("error[TRK0101]: there is no folder `"), "{error}");
     assert!(error.contains("trucker init"), "{error}");
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();

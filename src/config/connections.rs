@@ -7,6 +7,7 @@ use super::fields::Reader;
 use super::settings::Settings;
 use super::template::Place;
 use super::yaml::{Kind, Node};
+use crate::codes::Code;
 
 /// What trucker.yml says.
 #[derive(Debug, Default)]
@@ -85,11 +86,21 @@ fn read_connections(reader: Reader<'_>, root: &Node, list: Option<&Node>) -> Opt
         Some((_, Kind::Unknown)) => return None,
         Some((node, kind)) => {
             let problem = if matches!(kind, Kind::List(_)) { "is an empty list" } else { "must be a list" };
-            reader.error_with(node.place, format!("`connections` {problem}"), CONNECTION_EXAMPLE);
+            reader.error_with(
+                Code::Shape,
+                node.place,
+                format!("`connections` {problem}"),
+                CONNECTION_EXAMPLE,
+            );
             return None;
         }
         None => {
-            reader.error_with(root.place, "trucker.yml has no `connections`", CONNECTION_EXAMPLE);
+            reader.error_with(
+                Code::MissingKey,
+                root.place,
+                "trucker.yml has no `connections`",
+                CONNECTION_EXAMPLE,
+            );
             return None;
         }
     };
@@ -103,7 +114,7 @@ fn read_connections(reader: Reader<'_>, root: &Node, list: Option<&Node>) -> Opt
         if let Some(first) = connections.iter().find(|other| other.name == declared.name) {
             let (name, line) = (&declared.name, first.place.line);
             let message = format!("the name `{name}` is taken by the connection in line {line}");
-            reader.error(declared.place, message);
+            reader.error(Code::Twice, declared.place, message);
             continue;
         }
         connections.push(declared);
@@ -124,7 +135,7 @@ fn read_project_name(reader: Reader<'_>, node: &Node) -> Option<String> {
         return Some(name.to_owned());
     }
     let message = "`name` becomes part of a replication slot's name and cannot be this";
-    reader.error_with(node.place, message, "use 1 to 55 of the characters a-z, 0-9 and _");
+    reader.error_with(Code::Value, node.place, message, "use 1 to 55 of the characters a-z, 0-9 and _");
     None
 }
 
@@ -155,7 +166,12 @@ fn read_connection(reader: Reader<'_>, node: &Node, index: usize) -> Option<Decl
     let adapter = settings.choice("adapter", &ADAPTERS);
     if adapter == Some(None) {
         let message = format!("{} has no `adapter`", settings.what);
-        reader.error_with(node.place, message, "add `adapter: postgres` or `adapter: clickhouse`");
+        reader.error_with(
+            Code::MissingKey,
+            node.place,
+            message,
+            "add `adapter: postgres` or `adapter: clickhouse`",
+        );
     }
     let adapter = adapter.flatten();
     let shown_name = name.clone().unwrap_or_default();
@@ -176,7 +192,7 @@ fn read_host(settings: &Settings<'_>, key: &str, host: Option<String>) -> Option
     if is_url || has_port || host.contains(char::is_whitespace) {
         let message = format!("`{key}` of {} must be a name or an address alone", settings.what);
         let help = "each part has a key of its own: `host`, `port`, `database`, `user`, `pass`";
-        settings.reader.error_with(settings.place_of(key), message, help);
+        settings.reader.error_with(Code::Value, settings.place_of(key), message, help);
         return None;
     }
     Some(host)
@@ -232,7 +248,7 @@ fn check_key_pair(settings: &Settings<'_>) {
         if settings.has(key) && !settings.has(other) {
             let message = format!("{} has `{key}` but no `{other}`", settings.what);
             let help = "a client certificate needs both; a server's goes to `ssl_root_cert`";
-            settings.reader.error_with(settings.place_of(key), message, help);
+            settings.reader.error_with(Code::MissingKey, settings.place_of(key), message, help);
         }
     }
 }
@@ -250,7 +266,7 @@ fn read_ssl_mode(
             let message = format!("`ssl_root_cert: system` of {} needs `verify-full`", settings.what);
             let help = "anybody can have a certificate that the system's store vouches for, so the host's \
                         name must be checked: sslmode: verify-full";
-            settings.reader.error_with(settings.place_of("sslmode"), message, help);
+            settings.reader.error_with(Code::Both, settings.place_of("sslmode"), message, help);
             None
         }
         (mode, _) => Some(mode.unwrap_or_default()),
@@ -266,13 +282,13 @@ fn read_replica(
     if !settings.has("replica_host") {
         for key in keys.into_iter().filter(|key| settings.has(key)) {
             let message = format!("{} has `{key}` but no `replica_host`", settings.what);
-            settings.reader.error(settings.place_of(key), message);
+            settings.reader.error(Code::MissingKey, settings.place_of(key), message);
         }
         return Some(None);
     }
     if settings.has("replica_database") && settings.has("replica_db") {
         let message = format!("{} has both `replica_database` and `replica_db`", settings.what);
-        settings.reader.error_with(settings.place_of("replica_db"), message, "keep one of them");
+        settings.reader.error_with(Code::Both, settings.place_of("replica_db"), message, "keep one of them");
     }
     let host = read_host(settings, "replica_host", settings.required("replica_host"));
     let port = settings.port("replica_port", main.map_or(5432, |main| main.port));
@@ -331,7 +347,12 @@ fn read_clickhouse_user(settings: &Settings<'_>) -> Option<String> {
     let user = settings.optional("user")?.unwrap_or_else(|| "default".to_owned());
     if user.contains(':') {
         let message = format!("`user` of {} holds a colon, which HTTP can't carry", settings.what);
-        settings.reader.error_with(settings.place_of("user"), message, "use a user with another name");
+        settings.reader.error_with(
+            Code::Value,
+            settings.place_of("user"),
+            message,
+            "use a user with another name",
+        );
         return None;
     }
     Some(user)

@@ -8,6 +8,7 @@ use super::pipelines::PipelineFile;
 use super::project::{SqlFiles, TruncateAction};
 use super::report::Report;
 use super::source_file::SourceFile;
+use crate::codes::Code;
 
 /// A pipeline whose config file could be read.
 pub(super) struct Candidate {
@@ -66,7 +67,12 @@ impl<'a> Checks<'a> {
         let Some(table) = &output.table else { return };
         if input.tables.contains(table) && self.is_same_database(&input.connection, &output.connection) {
             let message = format!("the pipeline would feed itself: `{table}` is its input as well");
-            self.reader(candidate).error_with(places.output_table, message, "write to another table");
+            self.reader(candidate).error_with(
+                Code::FeedsItself,
+                places.output_table,
+                message,
+                "write to another table",
+            );
         }
     }
 
@@ -76,14 +82,19 @@ impl<'a> Checks<'a> {
         if truncate.is_none() && input.tables.len() > 1 && candidate.sql.load.is_none() {
             let message = "with several input tables, `truncate` must be said: when one of them is truncated, \
                            which rows of the output came from it cannot be told";
-            reader.error_with(places.output, message, SAY_TRUNCATE);
+            reader.error_with(Code::TruncateUnsaid, places.output, message, SAY_TRUNCATE);
         }
         if truncate == Some(TruncateAction::Truncate)
             && output.table.is_none()
             && candidate.sql.truncate.is_none()
         {
             let message = "`truncate: truncate` has no table to empty";
-            reader.error_with(places.truncate, message, "add `table: …` to `output`, or a truncate.sql");
+            reader.error_with(
+                Code::TruncateNothing,
+                places.truncate,
+                message,
+                "add `table: …` to `output`, or a truncate.sql",
+            );
         }
     }
 
@@ -99,7 +110,12 @@ impl<'a> Checks<'a> {
         });
         if let Some(other) = other {
             let message = format!("`{}` writes this table too, so `truncate` must be said", other.name);
-            self.reader(candidate).error_with(candidate.file.places.output_table, message, SAY_TRUNCATE);
+            self.reader(candidate).error_with(
+                Code::TruncateUnsaid,
+                candidate.file.places.output_table,
+                message,
+                SAY_TRUNCATE,
+            );
         }
     }
 
@@ -116,7 +132,12 @@ impl<'a> Checks<'a> {
                 format!("`{name}` reaches the same database as `{connection}`, which `{}` reads", other.name);
             let help =
                 format!("a database is read through one connection and one slot: use `{connection}` in both");
-            self.reader(candidate).error_with(candidate.file.places.input_connection, message, help);
+            self.reader(candidate).error_with(
+                Code::TwoConnections,
+                candidate.file.places.input_connection,
+                message,
+                help,
+            );
         }
     }
 }

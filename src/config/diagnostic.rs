@@ -4,11 +4,15 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::mask::SecretMask;
 use super::template::Place;
+use crate::codes::Code;
 
 /// Whether the project may be used all the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// No.
     Error,
@@ -26,12 +30,14 @@ impl fmt::Display for Severity {
 }
 
 /// One problem.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
+    /// Which kind of problem.
+    pub code: Code,
     /// How bad it is.
     pub severity: Severity,
-    /// The file or folder.
-    pub file: PathBuf,
+    /// The file or folder; None if it is about a server.
+    pub file: Option<PathBuf>,
     /// Line, counted from 1.
     pub line: Option<usize>,
     /// Column in characters, counted from 1.
@@ -39,19 +45,27 @@ pub struct Diagnostic {
     /// What is wrong.
     pub message: String,
     /// The line of the file.
+    #[serde(skip)]
     pub excerpt: Option<String>,
     /// What to do.
     pub help: Option<String>,
     /// The column in the excerpt, which is another where something before it is hidden.
+    #[serde(skip)]
     caret: usize,
 }
 
 impl Diagnostic {
     /// A problem that stops.
-    pub fn error(file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
+    pub fn error(code: Code, file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { file: Some(file.into()), ..Diagnostic::of_server(code, message) }
+    }
+
+    /// A problem that stops, and that no file is about: a server's. The message says which.
+    pub fn of_server(code: Code, message: impl Into<String>) -> Diagnostic {
         Diagnostic {
+            code,
             severity: Severity::Error,
-            file: file.into(),
+            file: None,
             line: None,
             column: None,
             message: message.into(),
@@ -62,8 +76,13 @@ impl Diagnostic {
     }
 
     /// A problem that doesn't stop.
-    pub fn warning(file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(file, message) }
+    pub fn warning(code: Code, file: impl Into<PathBuf>, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::error(code, file, message).as_warning()
+    }
+
+    /// The same, as one that doesn't stop.
+    pub fn as_warning(self) -> Diagnostic {
+        Diagnostic { severity: Severity::Warning, ..self }
     }
 
     /// Places it in a text that holds no secrets, such as a SQL file.
@@ -95,7 +114,19 @@ impl Diagnostic {
         self
     }
 
-    fn masked(mut self, mask: &SecretMask) -> Diagnostic {
+    /// What is wrong and what to do, in one line without the code: for logs, which have the code as a field.
+    pub fn one_line(&self) -> String {
+        let place = match (&self.file, self.line) {
+            (Some(file), Some(line)) => format!("{}:{line}: ", file.display()),
+            (Some(file), None) => format!("{}: ", file.display()),
+            (None, _) => String::new(),
+        };
+        let help = self.help.iter().map(|help| format!(". {}", help.replace('\n', "; "))).collect::<String>();
+        format!("{place}{}{help}", self.message)
+    }
+
+    /// The same, without the secrets.
+    pub fn masked(mut self, mask: &SecretMask) -> Diagnostic {
         let masked = |text: String| mask.mask(&text).into_owned();
         if let Some(excerpt) = &self.excerpt {
             let before: String = excerpt.chars().take(self.caret - 1).collect();
@@ -111,9 +142,11 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.severity, printable(&self.message))?;
+        write!(f, "{}[{}]: {}", self.severity, self.code, printable(&self.message))?;
         let margin = self.line.map_or(1, |line| line.to_string().len());
-        write!(f, "\n{:margin$}--> {}", "", printable(&self.file.display().to_string()))?;
+        if let Some(file) = &self.file {
+            write!(f, "\n{:margin$}--> {}", "", printable(&file.display().to_string()))?;
+        }
         if let Some(line) = self.line {
             write!(f, ":{line}:{}", self.column.unwrap_or(1))?;
             if let Some(excerpt) = &self.excerpt {
@@ -185,6 +218,15 @@ impl FromIterator<Diagnostic> for Diagnostics {
     }
 }
 
+impl IntoIterator for Diagnostics {
+    type Item = Diagnostic;
+    type IntoIter = std::vec::IntoIter<Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl<'a> IntoIterator for &'a Diagnostics {
     type Item = &'a Diagnostic;
     type IntoIter = std::slice::Iter<'a, Diagnostic>;
@@ -212,17 +254,18 @@ mod tests {
 
     #[test]
     fn a_diagnostic_reads_as_the_compilers_do() {
-        let plain = Diagnostic::error("shop", "it has no trucker.yml").help("create it\n  name: shop");
+        let plain = Diagnostic::error(Code::NoProjectFile, "shop", "it has no trucker.yml")
+            .help("create it\n  name: shop");
         assert_eq!(
             plain.to_string(),
-            "error: it has no trucker.yml\n --> shop\n  = help: create it\n            name: shop"
+            "error[TRK0102]: it has no trucker.yml\n --> shop\n  = help: create it\n            name: shop"
         );
         let text = format!("{}\t x: 1\n", "\n".repeat(11));
-        let placed =
-            Diagnostic::warning("a.yml", "odd\u{1b}[2J").within(&text, Place { line: 12, column: 3 });
+        let placed = Diagnostic::warning(Code::Value, "a.yml", "odd\u{1b}[2J")
+            .within(&text, Place { line: 12, column: 3 });
         assert_eq!(
             placed.to_string(),
-            "warning: odd\u{FFFD}[2J\n  --> a.yml:12:3\n   |\n12 |   x: 1\n   |   ^"
+            "warning[TRK0113]: odd\u{FFFD}[2J\n  --> a.yml:12:3\n   |\n12 |   x: 1\n   |   ^"
         );
     }
 
@@ -230,9 +273,10 @@ mod tests {
     fn a_caret_follows_what_is_masked() {
         let mask = SecretMask::new([b"hunter2".as_slice()]);
         let excerpt = Some(("{a: hunter2, b: 1}".to_owned(), 14));
-        let placed = Diagnostic::error("a", "hunter2").at(Place { line: 1, column: 14 }, excerpt);
+        let placed =
+            Diagnostic::error(Code::Value, "a", "hunter2").at(Place { line: 1, column: 14 }, excerpt);
         let shown = Diagnostics::new(vec![placed], &mask).to_string();
-        assert_eq!(shown, "error: ***\n --> a:1:14\n  |\n1 | {a: ***, b: 1}\n  |          ^");
+        assert_eq!(shown, "error[TRK0113]: ***\n --> a:1:14\n  |\n1 | {a: ***, b: 1}\n  |          ^");
     }
 
     #[test]

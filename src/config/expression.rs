@@ -16,6 +16,7 @@ use super::diagnostic::Diagnostic;
 use super::marker::Marker;
 use super::source_file::SourceFile;
 use super::template::{Place, Rendered, render};
+use crate::codes::Code;
 
 /// The environment variables that `env()` sees.
 #[derive(Clone, Default)]
@@ -167,13 +168,15 @@ pub(super) fn expand(file: &SourceFile, variables: &Variables) -> Result<Expande
     let mut problems: Vec<Diagnostic> = needed
         .map(|(name, why, _)| {
             let (message, help) = explain(name, *why);
-            file.error(place_of_call(file.text(), name), message).help(help)
+            file.error(Code::VariableUnset, place_of_call(file.text(), name), message).help(help)
         })
         .collect();
     match result {
         Ok(rendered) if problems.is_empty() => return Ok(Expanded { rendered, marker, printed }),
-        Err(error) if problems.is_empty() => problems
-            .push(file.error(error.place, format!("template: {}", error.message)).maybe_help(error.help)),
+        Err(error) if problems.is_empty() => problems.push(
+            file.error(error.code, error.place, format!("template: {}", error.message))
+                .maybe_help(error.help),
+        ),
         _ => {}
     }
     Err(problems)

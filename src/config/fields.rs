@@ -5,6 +5,7 @@ use super::report::Report;
 use super::source_file::SourceFile;
 use super::template::Place;
 use super::yaml::{Key, Kind, Node, Scalar};
+use crate::codes::Code;
 
 /// A file that is being read, and where problems go.
 #[derive(Clone, Copy)]
@@ -35,12 +36,18 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn error(&self, place: Place, message: impl Into<String>) {
-        self.report.add(self.file.error(Some(place), message));
+    pub(super) fn error(&self, code: Code, place: Place, message: impl Into<String>) {
+        self.report.add(self.file.error(code, Some(place), message));
     }
 
-    pub(super) fn error_with(&self, place: Place, message: impl Into<String>, help: impl Into<String>) {
-        self.report.add(self.file.error(Some(place), message).help(help));
+    pub(super) fn error_with(
+        &self,
+        code: Code,
+        place: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.report.add(self.file.error(code, Some(place), message).help(help));
     }
 
     /// A map; `what` is what messages call it. Keys that aren't known are errors.
@@ -53,7 +60,12 @@ impl<'a> Reader<'a> {
                     [first, ..] => format!("write it as `key: value`, as in `{first}: …`"),
                     [] => "write it as `key: value`".to_owned(),
                 };
-                self.error_with(node.place, format!("{what} must be a map, not {}", name_of(kind)), help);
+                self.error_with(
+                    Code::Shape,
+                    node.place,
+                    format!("{what} must be a map, not {}", name_of(kind)),
+                    help,
+                );
                 return None;
             }
         };
@@ -61,7 +73,7 @@ impl<'a> Reader<'a> {
             if !known.contains(&key.name.as_str()) {
                 let message = format!("{what} has no key `{}`", key.name);
                 let names = known.iter().copied().filter(|name| !name.ends_with("_path"));
-                self.error_with(key.place, message, did_you_mean(&key.name, names));
+                self.error_with(Code::UnknownKey, key.place, message, did_you_mean(&key.name, names));
             }
         }
         Some(Fields { place: node.place, entries })
@@ -73,7 +85,11 @@ impl<'a> Reader<'a> {
             Kind::Scalar(scalar) => Some(scalar),
             Kind::Unknown => None,
             kind => {
-                self.error(node.place, format!("{what} must be a single value, not {}", name_of(kind)));
+                self.error(
+                    Code::Shape,
+                    node.place,
+                    format!("{what} must be a single value, not {}", name_of(kind)),
+                );
                 None
             }
         }
@@ -83,7 +99,7 @@ impl<'a> Reader<'a> {
     pub(super) fn name(&self, node: &'a Node, what: &str) -> Option<&'a str> {
         let scalar = self.scalar(node, what)?;
         if scalar.text.is_empty() {
-            self.error(node.place, format!("{what} is empty"));
+            self.error(Code::Value, node.place, format!("{what} is empty"));
             return None;
         }
         Some(&scalar.text)
@@ -93,14 +109,14 @@ impl<'a> Reader<'a> {
     pub(super) fn list_or_one(&self, node: &'a Node, what: &str) -> Option<&'a [Node]> {
         match &node.kind {
             Kind::List(items) if items.is_empty() => {
-                self.error(node.place, format!("{what} is an empty list"));
+                self.error(Code::Shape, node.place, format!("{what} is an empty list"));
                 None
             }
             Kind::List(items) => Some(items),
             Kind::Scalar(_) => Some(std::slice::from_ref(node)),
             Kind::Unknown => None,
             kind => {
-                self.error(node.place, format!("{what} must be a list, not {}", name_of(kind)));
+                self.error(Code::Shape, node.place, format!("{what} must be a list, not {}", name_of(kind)));
                 None
             }
         }
@@ -114,7 +130,7 @@ impl<'a> Reader<'a> {
             let message = format!("{what} cannot be {}", scalar.shown());
             let names = choices.iter().map(|(name, _)| *name);
             let help = if scalar.is_literal() { did_you_mean(&scalar.text, names) } else { known(names) };
-            self.error_with(node.place, message, help);
+            self.error_with(Code::Value, node.place, message, help);
         }
         chosen.map(|(_, value)| *value)
     }

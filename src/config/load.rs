@@ -15,6 +15,7 @@ use super::report::Report;
 use super::source_file::{SourceFile, file_name, reason, shown_path};
 use super::sql_files::{read_sql_files, warn_of_no_config};
 use super::yaml::{Node, parse};
+use crate::codes::Code;
 
 /// A project that can be used.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ impl Loader<'_> {
                     _ => format!("the folder `{}` cannot be read: {}", shown.display(), reason(&error)),
                 };
                 let help = "a project is a folder with a trucker.yml; `trucker init` makes one";
-                self.report.add(Diagnostic::error(shown, message).help(help));
+                self.report.add(Diagnostic::error(Code::ProjectFolder, shown, message).help(help));
                 None
             }
         }
@@ -104,7 +105,9 @@ impl Loader<'_> {
         if let [_, second, ..] = found.as_slice() {
             let all: Vec<String> = found.iter().map(|path| format!("`{}`", file_name(path))).collect();
             let message = format!("`{}` has {}", shown_path(dir).display(), all.join(" and "));
-            self.report.add(Diagnostic::error(shown_path(second), message).help("keep one of them"));
+            self.report.add(
+                Diagnostic::error(Code::TwoConfigFiles, shown_path(second), message).help("keep one of them"),
+            );
             return Err(());
         }
         Ok(found.first().map(|path| path.to_path_buf()))
@@ -115,7 +118,7 @@ impl Loader<'_> {
             let shown = shown_path(self.dir);
             let message = format!("`{}` has no trucker.yml", shown.display());
             let help = "write one (`trucker init` does), or give the project's folder: trucker run DIR";
-            self.report.add(Diagnostic::error(shown, message).help(help));
+            self.report.add(Diagnostic::error(Code::NoProjectFile, shown, message).help(help));
             return None;
         };
         let (source, root) = self.tree(path)?;
@@ -143,7 +146,7 @@ impl Loader<'_> {
             let shown = shown_path(self.dir);
             let message = format!("`{}` has no pipeline", shown.display());
             let help = "a pipeline is a folder in it with a config.yml";
-            self.report.add(Diagnostic::warning(shown, message).help(help));
+            self.report.add(Diagnostic::warning(Code::NoPipeline, shown, message).help(help));
         }
         found.into_iter().flatten().collect()
     }
@@ -163,7 +166,7 @@ impl Loader<'_> {
         let sql = read_sql_files(&entries, self.report);
         let Some(name) = folder.file_name().and_then(|name| name.to_str()) else {
             let message = "the name of a pipeline's folder must be UTF-8";
-            self.report.add(Diagnostic::error(shown_path(folder), message));
+            self.report.add(Diagnostic::error(Code::FileUnreadable, shown_path(folder), message));
             return Some(None);
         };
         let Some((source, Some(root))) = tree else { return Some(None) };

@@ -8,6 +8,7 @@ use super::project::{Action, Actions, Input, OnError, Output, SqlFiles, TableNam
 use super::table_name::{Dialect, parse_table_name};
 use super::template::Place;
 use super::yaml::{Kind, Node};
+use crate::codes::Code;
 
 /// What a config file says, with the places that later checks speak of.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ pub(super) fn read_pipeline(
         Some(node) => reader.map(node, &format!("`{key}`"), known),
         None => {
             let help = format!("add\n{key}:\n  connection: …\n  table: …");
-            reader.error_with(root.place, format!("the pipeline has no `{key}`"), help);
+            reader.error_with(Code::MissingKey, root.place, format!("the pipeline has no `{key}`"), help);
             None
         }
     };
@@ -82,19 +83,19 @@ impl<'a> PipelineReader<'a> {
         if let Some((_, Some(Declared { name, adapter: Some(Adapter::ClickHouse), .. }))) = connection {
             let message = format!("changes cannot come from `{name}`: its adapter is clickhouse");
             let help = "an input is a Postgres with logical replication";
-            self.reader.error_with(fields.place_of("connection"), message, help);
+            self.reader.error_with(Code::Adapter, fields.place_of("connection"), message, help);
         }
         let tables = match (fields.get("table"), fields.get("tables")) {
             (Some(_), Some(_)) => {
                 let message = "`input` has both `table` and `tables`";
-                self.reader.error_with(fields.place_of("tables"), message, "keep one of them");
+                self.reader.error_with(Code::Both, fields.place_of("tables"), message, "keep one of them");
                 None
             }
             (Some(node), None) => self.postgres_table(node, "`table`").map(|table| vec![table]),
             (None, Some(node)) => self.tables(node),
             (None, None) => {
                 let help = "add `table: …`, or `tables: […]` for several";
-                self.reader.error_with(fields.place, "`input` has no `table`", help);
+                self.reader.error_with(Code::MissingKey, fields.place, "`input` has no `table`", help);
                 None
             }
         };
@@ -108,7 +109,12 @@ impl<'a> PipelineReader<'a> {
                 Some(all) => known(all.iter().map(|declared| declared.name.as_str())),
                 None => "add `connection: …`, a name from trucker.yml".to_owned(),
             };
-            self.reader.error_with(fields.place, format!("`{section}` has no `connection`"), help);
+            self.reader.error_with(
+                Code::MissingKey,
+                fields.place,
+                format!("`{section}` has no `connection`"),
+                help,
+            );
             return None;
         };
         let scalar = self.reader.scalar(node, "`connection`")?;
@@ -127,7 +133,7 @@ impl<'a> PipelineReader<'a> {
                     known(names),
                 )
             };
-            self.reader.error_with(node.place, message, help);
+            self.reader.error_with(Code::UnknownConnection, node.place, message, help);
         }
         Some((found?.name.clone(), found))
     }
@@ -145,7 +151,7 @@ impl<'a> PipelineReader<'a> {
             Err(reason) => {
                 let message = format!("{what} cannot be {}: {reason}", scalar.shown());
                 let help = "examples: orders, sales.orders, '\"Odd Schema\".\"Odd Table\"'";
-                self.reader.error_with(node.place, message, help);
+                self.reader.error_with(Code::Value, node.place, message, help);
                 None
             }
         }
@@ -157,7 +163,11 @@ impl<'a> PipelineReader<'a> {
         for node in nodes {
             let Some(table) = self.postgres_table(node, "a table") else { continue };
             if tables.contains(&table) {
-                self.reader.error(node.place, format!("the table `{table}` stands in `tables` twice"));
+                self.reader.error(
+                    Code::Twice,
+                    node.place,
+                    format!("the table `{table}` stands in `tables` twice"),
+                );
             }
             tables.push(table);
         }
@@ -178,7 +188,7 @@ impl<'a> PipelineReader<'a> {
             None if has_load => Some(None),
             None => {
                 let help = "add `table: …`; only a pipeline with a load.sql can do without";
-                self.reader.error_with(fields.place, "`output` has no `table`", help);
+                self.reader.error_with(Code::MissingKey, fields.place, "`output` has no `table`", help);
                 None
             }
         };
@@ -196,7 +206,11 @@ impl<'a> PipelineReader<'a> {
         for node in nodes {
             let Some(column) = self.reader.name(node, &format!("a column in `{key}`")) else { continue };
             if columns.iter().any(|other| other == column) {
-                self.reader.error(node.place, format!("the column `{column}` stands in `{key}` twice"));
+                self.reader.error(
+                    Code::Twice,
+                    node.place,
+                    format!("the column `{column}` stands in `{key}` twice"),
+                );
             }
             columns.push(column.to_owned());
         }

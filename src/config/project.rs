@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::connection::Connection;
 use super::diagnostic::Diagnostic;
 use super::nearest::did_you_mean;
+use crate::codes::Code;
 
 /// A project folder.
 #[derive(Debug, Clone)]
@@ -42,7 +43,10 @@ impl Project {
         self.pipelines.iter().find(|pipeline| pipeline.name == name).ok_or_else(|| {
             let names = self.pipelines.iter().map(|pipeline| pipeline.name.as_str());
             let help = did_you_mean(name, names);
-            Box::new(Diagnostic::error(&self.dir, format!("there is no pipeline `{name}`")).help(help))
+            Box::new(
+                Diagnostic::error(Code::UnknownPipeline, &self.dir, format!("there is no pipeline `{name}`"))
+                    .help(help),
+            )
         })
     }
 

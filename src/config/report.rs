@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::mask::SecretMask;
+use crate::codes::Code;
 
 /// Nobody reads more at once.
 const DIAGNOSTICS_MAX: usize = 100;
@@ -22,7 +23,8 @@ impl Report {
             0..DIAGNOSTICS_MAX => diagnostics.push(diagnostic),
             DIAGNOSTICS_MAX => {
                 let message = "there are more problems than these, shown when these are mended";
-                diagnostics.push(Diagnostic::error(diagnostic.file, message));
+                let file = diagnostic.file.unwrap_or_default();
+                diagnostics.push(Diagnostic::error(Code::TooManyProblems, file, message));
             }
             _ => {}
         }

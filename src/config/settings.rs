@@ -10,6 +10,7 @@ use super::size::parse_size;
 use super::source_file::{read_bytes, shown_path};
 use super::template::Place;
 use super::yaml::{Node, Scalar};
+use crate::codes::Code;
 
 /// The keys of one connection. Each method reports what is wrong and then returns None; a key that is absent
 /// is an inner None, or the default.
@@ -46,7 +47,12 @@ impl<'a> Settings<'a> {
         match (self.fields.get(key), self.fields.get(&path_key)) {
             (Some(_), Some(_)) => {
                 let message = format!("{} has both `{key}` and `{path_key}`", self.what);
-                self.reader.error_with(self.fields.place_of(&path_key), message, "keep one of them");
+                self.reader.error_with(
+                    Code::Both,
+                    self.fields.place_of(&path_key),
+                    message,
+                    "keep one of them",
+                );
                 None
             }
             (Some(node), None) => {
@@ -73,7 +79,7 @@ impl<'a> Settings<'a> {
     }
 
     fn error(&self, place: Place, key: &str, problem: &str) {
-        self.reader.error(place, format!("`{key}` of {} {problem}", self.what));
+        self.reader.error(Code::Value, place, format!("`{key}` of {} {problem}", self.what));
     }
 
     /// The bytes of the file that a value names.
@@ -85,7 +91,9 @@ impl<'a> Settings<'a> {
                 true => format!("`{}`", shown_path(&resolved).display()),
                 false => "what its expression yields".to_owned(),
             };
-            self.error(place, key, &format!("names a file that cannot be read, {file}: {reason}"));
+            let problem =
+                format!("`{key}` of {} names a file that cannot be read, {file}: {reason}", self.what);
+            self.reader.error(Code::FileUnreadable, place, problem);
         }
         result.ok()
     }
@@ -111,7 +119,12 @@ impl<'a> Settings<'a> {
         let text = self.optional(key)?;
         if text.is_none() {
             let help = format!("add `{key}: …`, or `{key}_path: …` with a file that holds it");
-            self.reader.error_with(self.fields.place, format!("{} has no `{key}`", self.what), help);
+            self.reader.error_with(
+                Code::MissingKey,
+                self.fields.place,
+                format!("{} has no `{key}`", self.what),
+                help,
+            );
         }
         text
     }

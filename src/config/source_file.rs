@@ -8,6 +8,7 @@ use super::diagnostic::Diagnostic;
 use super::excerpt::{ShownLine, shown_lines};
 use super::report::Report;
 use super::template::Place;
+use crate::codes::Code;
 
 /// No file that a person writes is longer.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -34,7 +35,7 @@ impl SourceFile {
             Ok(text) => Some(SourceFile { shown_lines: shown_lines(&text), shown, path, text }),
             Err(reason) => {
                 let message = format!("`{}` cannot be read: {reason}", file_name(&path));
-                report.add(Diagnostic::error(&shown, message));
+                report.add(Diagnostic::error(Code::FileUnreadable, &shown, message));
                 None
             }
         }
@@ -55,8 +56,8 @@ impl SourceFile {
     }
 
     /// A problem at this place.
-    pub(super) fn error(&self, place: Option<Place>, message: impl Into<String>) -> Diagnostic {
-        let diagnostic = Diagnostic::error(&self.shown, message);
+    pub(super) fn error(&self, code: Code, place: Option<Place>, message: impl Into<String>) -> Diagnostic {
+        let diagnostic = Diagnostic::error(code, &self.shown, message);
         match place {
             Some(place) => {
                 let line = self.shown_lines.get(place.line - 1);

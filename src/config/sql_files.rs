@@ -8,6 +8,7 @@ use super::nearest::{did_you_mean, list};
 use super::project::{SqlFile, SqlFiles};
 use super::report::Report;
 use super::source_file::{file_name, read_text, shown_path};
+use crate::codes::Code;
 
 /// The files that a pipeline may have.
 pub(super) const SQL_FILE_NAMES: [&str; 6] =
@@ -30,14 +31,15 @@ pub(super) fn read_sql_files(files: &[PathBuf], report: &Report) -> SqlFiles {
     for path in files.iter().filter(|path| looks_like_sql(path)) {
         let name = file_name(path);
         if !SQL_FILE_NAMES.contains(&name.as_str()) {
-            let warning = Diagnostic::warning(shown_path(path), format!("`{name}` is not used"));
+            let warning =
+                Diagnostic::warning(Code::UnusedFile, shown_path(path), format!("`{name}` is not used"));
             report.add(warning.help(did_you_mean(&name, SQL_FILE_NAMES)));
         }
     }
     if let (Some(truncate), false) = (&sql.truncate, files.iter().any(|path| file_name(path) == "load.sql")) {
         let message = "truncate.sql works only beside a load.sql";
         let help = "without one, `on: {truncate: truncate}` in the config file empties the output";
-        report.add(Diagnostic::error(&truncate.path, message).help(help));
+        report.add(Diagnostic::error(Code::TruncateFile, &truncate.path, message).help(help));
     }
     sql
 }
@@ -50,7 +52,7 @@ pub(super) fn warn_of_no_config(folder: &Path, files: &[PathBuf], report: &Repor
     if !names.is_empty() {
         let message =
             format!("`{}` has {} but no config.yml, so it is no pipeline", file_name(folder), list(&names));
-        report.add(Diagnostic::warning(shown_path(folder), message));
+        report.add(Diagnostic::warning(Code::NoConfigFile, shown_path(folder), message));
     }
 }
 
@@ -61,13 +63,13 @@ fn looks_like_sql(path: &Path) -> bool {
 fn read_sql_file(path: &Path, report: &Report) -> Option<SqlFile> {
     let name = file_name(path);
     let shown = shown_path(path);
-    let problem = match read_text(path) {
-        Ok(text) if text.contains('\0') => format!("`{name}` holds a zero byte"),
-        Ok(text) if !has_statement(&text) => format!("`{name}` holds no statement"),
+    let (code, problem) = match read_text(path) {
+        Ok(text) if text.contains('\0') => (Code::FileUnreadable, format!("`{name}` holds a zero byte")),
+        Ok(text) if !has_statement(&text) => (Code::FileEmpty, format!("`{name}` holds no statement")),
         Ok(text) => return Some(SqlFile { path: shown, text: Arc::from(text) }),
-        Err(reason) => format!("`{name}` cannot be read: {reason}"),
+        Err(reason) => (Code::FileUnreadable, format!("`{name}` cannot be read: {reason}")),
     };
-    report.add(Diagnostic::error(shown, problem));
+    report.add(Diagnostic::error(code, shown, problem));
     None
 }
 

@@ -19,6 +19,7 @@ use minijinja::{Environment, ErrorKind, Value};
 
 use super::marker::Marker;
 use super::scan::{Scan, Spot, block_name};
+use crate::codes::Code;
 
 /// A rendered template.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +98,8 @@ impl Rendered {
 /// Why a template could not be rendered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateError {
+    /// Which kind of problem.
+    pub code: Code,
     /// Where, if known.
     pub place: Option<Place>,
     /// What is wrong. Holds names and syntax from the template, never values.
@@ -224,6 +227,7 @@ fn explain(error: &minijinja::Error, source: &str, scan: &Scan) -> TemplateError
             _ => ("{#", "#}"),
         };
         return TemplateError {
+            code: Code::TemplateSyntax,
             place: Some(Place::START.after(&source[..start])),
             message: format!("this `{opener}` is never closed ({reason})"),
             help: Some(format!("end it with `{closer}`, and close each quote and bracket in it")),
@@ -237,7 +241,12 @@ fn explain(error: &minijinja::Error, source: &str, scan: &Scan) -> TemplateError
         Place::START.after(before.unwrap_or(source))
     });
     let place = place.or_else(|| error.line().map(|line| Place { line, column: 1 }));
-    TemplateError { place, help: usual_cure(error, &reason), message: reason }
+    let code = match error.kind() {
+        ErrorKind::SyntaxError => Code::TemplateSyntax,
+        _ if reason.starts_with("the environment variable ") => Code::VariableUnset,
+        _ => Code::TemplateValue,
+    };
+    TemplateError { code, place, help: usual_cure(error, &reason), message: reason }
 }
 
 fn usual_cure(error: &minijinja::Error, reason: &str) -> Option<String> {

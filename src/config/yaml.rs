@@ -10,6 +10,7 @@ use super::report::Report;
 use super::settings::may_be_path;
 use super::source_file::SourceFile;
 use super::template::Place;
+use crate::codes::Code;
 
 /// A value and where it begins.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ pub(super) fn parse(file: &SourceFile, expanded: &Expanded, report: &Report) -> 
         }
     }
     if tree.root.as_ref().is_none_or(|root| matches!(root.kind, Kind::Null)) {
-        report.add(file.error(None, format!("`{}` is empty", file.name())));
+        report.add(file.error(Code::FileEmpty, None, format!("`{}` is empty", file.name())));
         return None;
     }
     tree.root
@@ -139,7 +140,7 @@ impl Tree<'_> {
     }
 
     fn refuse(&self, place: Place, message: &str, help: &str) -> Refused {
-        self.report.add(self.file.error(Some(place), message).help(help));
+        self.report.add(self.file.error(Code::YamlFeature, Some(place), message).help(help));
         Refused
     }
 
@@ -176,7 +177,7 @@ impl Tree<'_> {
             if let Some((first, _)) = entries.iter().find(|(first, _)| first.name == text) {
                 let message =
                     format!("the key `{text}` stands here twice; first in line {}", first.place.line);
-                self.report.add(self.file.error(Some(place), message));
+                self.report.add(self.file.error(Code::Twice, Some(place), message));
             }
             *key = Some(Key { name: text.to_owned(), place });
             return Ok(());
@@ -185,7 +186,7 @@ impl Tree<'_> {
         let filled = self.expanded.fill(text);
         let kind = if !filled.missing.is_empty() {
             for (message, help) in filled.missing {
-                self.report.add(self.file.error(Some(place), message).help(help));
+                self.report.add(self.file.error(Code::VariableUnset, Some(place), message).help(help));
             }
             Kind::Unknown
         } else if is_plain && filled.values.is_empty() && matches!(text, "" | "~" | "null" | "Null" | "NULL")
@@ -223,7 +224,8 @@ impl Tree<'_> {
         let place = self.expanded.rendered.template_place(at.min(Place::START.after(&text[..last])));
         let (message, help) = in_plain_words(error.info());
         let format = if self.file.name().ends_with(".json") { "JSON" } else { "YAML" };
-        let problem = self.file.error(Some(place), format!("this is no valid {format}: {message}"));
+        let problem =
+            self.file.error(Code::FileSyntax, Some(place), format!("this is no valid {format}: {message}"));
         self.report.add(problem.maybe_help(help.map(str::to_owned)));
         Refused
     }

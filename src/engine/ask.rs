@@ -49,11 +49,11 @@ pub enum Answer {
 /// # Errors
 /// If no pipeline has that name, or one of its servers can't be looked at.
 pub async fn look(project: &Project, name: &str) -> Result<Standing, EngineError> {
-    let pipeline = project.pipeline(name).map_err(|p| EngineError::Files([*p].into_iter().collect()))?;
+    let pipeline = project.pipeline(name).map_err(|problem| EngineError::from(*problem))?;
     let is_wanted = |name: &str| pipeline.input.connection == name || pipeline.output.connection == name;
     let (found, errors) = inspect(project, is_wanted).await;
     if !errors.is_empty() {
-        return Err(EngineError::Servers(errors));
+        return Err(EngineError::Servers(errors.into_iter().collect()));
     }
     let is_running = found.iter().filter_map(|f| f.source.as_ref()).any(|source| source.is_running);
     let mut checkpoints = found.iter().filter_map(|f| f.output.as_ref()).flat_map(|o| &o.checkpoints);
@@ -94,7 +94,7 @@ impl Standing {
     pub async fn ask(&self, asked: &Asked) -> Result<Answer, EngineError> {
         let name = &self.pipeline.output.connection;
         let asking = self.leave(asked).await;
-        asking.map_err(|e| EngineError::server(format!("connection {name}: {e}")))
+        asking.map_err(EngineError::sink(name))
     }
 
     async fn leave(&self, asked: &Asked) -> Result<Answer, SinkError> {

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use super::requests::Member;
 use crate::change::Lsn;
+use crate::codes::Code;
 use crate::config::{OnWalBudget, WalBudget, shown_size};
 use crate::pipeline::standstill::Order;
 use crate::pipeline::state::Phase;
@@ -118,7 +119,7 @@ impl Budget {
                      just caught up"
                 .to_owned(),
         };
-        tracing::warn!(event = "wal_budget", connection = %connection, slot = %slot, held_bytes = held.bytes,
+        tracing::warn!(event = "wal_budget", code = %Code::WalBudget, connection = %connection, slot = %slot, held_bytes = held.bytes,
             "connection {connection}: slot {slot} makes the source keep {bytes} of WAL, more than wal_budget {budget}: {why}");
     }
 
@@ -131,7 +132,7 @@ impl Budget {
         }
         self.told_of_risk = Some(Instant::now());
         let Budget { connection, slot, .. } = self;
-        tracing::warn!(event = "wal_at_risk", connection = %connection, slot = %slot,
+        tracing::warn!(event = "wal_at_risk", code = %Code::WalAtRisk, connection = %connection, slot = %slot,
             "connection {connection}: slot {slot} is about to be lost, and every pipeline to need a backfill: the source \
              keeps {} of WAL for it, and will remove it after {} more. Raise max_slot_wal_keep_size, or see to the \
              pipeline that is furthest behind (trucker status)",

@@ -2,32 +2,46 @@
 //! and history that it was made on; anything else is refused, with what to do, and never continued with a gap.
 
 use super::error::EngineError;
-use super::prepare::{PreparedSource, fetch_switch_point};
+use super::prepare::{Prepared, PreparedSource, fetch_switch_point};
 use crate::change::Lsn;
+use crate::codes::Code;
+use crate::config::Diagnostic;
 use crate::pipeline::definition::Definition;
 use crate::sink::postgres::checkpoint::Checkpoint;
+use crate::source::publication::Publication;
 use crate::source::slot::Slot;
 
 /// Refuses what can't go on exactly where it stopped.
 pub async fn check(source: &PreparedSource) -> Result<(), EngineError> {
-    let mut messages = Vec::new();
-    messages.extend(source.slot.as_ref().and_then(|slot| unusable(source, slot)));
-    if messages.is_empty() {
-        messages.extend(publication(source));
+    let mut problems = Vec::new();
+    problems.extend(source.slot.as_ref().and_then(|slot| unusable(source, slot)));
+    if problems.is_empty() {
+        problems.extend(publication(source));
         for pipeline in &source.pipelines {
             if let Some(checkpoint) = &pipeline.checkpoint {
-                messages.extend(redirected(&pipeline.definition, checkpoint));
-                messages.extend(continues(source, checkpoint).await?);
+                problems.extend(redirected(&pipeline.definition, checkpoint));
+                problems.extend(continues(source, checkpoint).await?);
             }
         }
     }
-    if messages.is_empty() { Ok(()) } else { Err(EngineError::Servers(messages)) }
+    if problems.is_empty() { Ok(()) } else { Err(EngineError::Servers(problems.into_iter().collect())) }
 }
 
 pub(super) const START_OVER: &str =
     "To start over, trucker teardown, then trucker run: every pipeline is filled anew";
 
-fn unusable(source: &PreparedSource, slot: &Slot) -> Option<String> {
+/// A problem that only filling everything anew mends.
+fn start_over(code: Code, message: String) -> Diagnostic {
+    Diagnostic::of_server(code, message).help(START_OVER)
+}
+
+/// A problem that filling one pipeline anew mends.
+fn refill(code: Code, message: String, pipeline: &str) -> Diagnostic {
+    let help = format!("Fill the pipeline anew: trucker backfill {pipeline}, then trucker run");
+    Diagnostic::of_server(code, message).help(help)
+}
+
+fn unusable(source: &PreparedSource, slot: &Slot) -> Option<Diagnostic> {
     let (connection, name) = (&source.streamed().0.name, &source.slot_name);
     let what = match slot.plugin.as_deref() {
         None => "is a physical slot".to_owned(),
@@ -39,13 +53,13 @@ fn unusable(source: &PreparedSource, slot: &Slot) -> Option<String> {
         _ if slot.is_two_phase => "was made for two-phase commit".to_owned(),
         _ => return slot.lost.as_deref().map(|reason| lost(connection, name, reason)),
     };
-    Some(format!(
-        "connection {connection}: replication slot {name} {what}, not trucker's. Give the project another `name` in trucker.yml"
-    ))
+    let message = format!("connection {connection}: replication slot {name} {what}, not trucker's");
+    let help = "Give the project another `name` in trucker.yml";
+    Some(Diagnostic::of_server(Code::ForeignSlot, message).help(help))
 }
 
 /// What is to be said of a slot that the server has invalidated.
-pub(super) fn lost(connection: &str, slot: &str, reason: &str) -> String {
+pub(super) fn lost(connection: &str, slot: &str, reason: &str) -> Diagnostic {
     let (why, then) = match reason {
         "wal_removed" => (
             "the server has removed WAL that wasn't read yet",
@@ -57,67 +71,69 @@ pub(super) fn lost(connection: &str, slot: &str, reason: &str) -> String {
         ),
         _ => ("the server can't decode from it any more", "The server's log says more"),
     };
-    format!(
-        "connection {connection}: replication slot {slot} is lost ({reason}): {why}, so changes are missing. {START_OVER}. {then}"
-    )
+    let message = format!(
+        "connection {connection}: replication slot {slot} is lost ({reason}): {why}, so changes are missing"
+    );
+    Diagnostic::of_server(Code::SlotLost, message).help(format!("{START_OVER}. {then}"))
 }
 
-fn publication(source: &PreparedSource) -> Vec<String> {
+fn publication(source: &PreparedSource) -> Vec<Diagnostic> {
     let (connection, name) = (&source.connection.name, &source.slot_name);
     let Some(publication) = &source.publication else {
         let is_used = source.slot.is_some();
         let message = format!(
-            "connection {connection}: publication {name} is gone, but its slot is there: changes made since can't be decoded. {}",
-            START_OVER
+            "connection {connection}: publication {name} is gone, but its slot is there: changes made since can't be decoded"
         );
-        return is_used.then_some(message).into_iter().collect();
+        return is_used.then(|| start_over(Code::PublicationGone, message)).into_iter().collect();
     };
-    let mut messages = Vec::new();
+    let mut problems = Vec::new();
     if let Some(alteration) = &publication.alteration {
-        messages.push(format!(
-            "connection {connection}: publication {name} was altered: {alteration}, so changes may be missing. {}",
-            START_OVER
-        ));
+        let message = format!(
+            "connection {connection}: publication {name} was altered: {alteration}, so changes may be missing"
+        );
+        problems.push(start_over(Code::PublicationAltered, message));
     }
     for table in publication.tables.iter().filter(|t| t.is_narrowed) {
-        messages.push(format!(
-            "connection {connection}: publication {name} has a row filter or column list on {}.{}, so changes are missing. {}",
-            table.schema,
-            table.table,
-            START_OVER
-        ));
+        let message = format!(
+            "connection {connection}: publication {name} has a row filter or column list on {}.{}, so changes are missing",
+            table.schema, table.table,
+        );
+        problems.push(start_over(Code::PublicationAltered, message));
     }
-    for pipeline in &source.pipelines {
-        let Some(checkpoint) = &pipeline.checkpoint else { continue };
-        let marks = source.marks(&pipeline.definition);
-        let is_whole = pipeline.definition.tables.iter().all(|t| publication.table(t.oid).is_some());
-        if is_whole && checkpoint.published.is_some() && checkpoint.published != marks {
-            messages.push(format!(
-                "connection {connection}: publication {name} was made anew, or tables of pipeline {} were taken out of it \
-                 and put back, so changes may be missing. Fill the pipeline anew: {}",
-                pipeline.definition.pipeline.name,
-                refill(&pipeline.definition.pipeline.name)
-            ));
-        }
-        let pipeline_name = &pipeline.definition.pipeline.name;
-        for table in pipeline.definition.tables.iter().filter(|t| publication.table(t.oid).is_none()) {
-            messages.push(format!(
-                "connection {connection}: {} was taken out of publication {name}, or is another table than it was, so \
-                 changes are missing. Fill the pipeline anew: {}",
-                table.sql(),
-                refill(pipeline_name)
-            ));
-        }
-    }
-    messages
+    problems.extend(source.pipelines.iter().flat_map(|pipeline| unpublished(source, publication, pipeline)));
+    problems
 }
 
-fn refill(pipeline: &str) -> String {
-    format!("trucker backfill {pipeline}, then trucker run")
+/// What has befallen a pipeline's tables in the publication.
+fn unpublished(source: &PreparedSource, publication: &Publication, pipeline: &Prepared) -> Vec<Diagnostic> {
+    let Some(checkpoint) = &pipeline.checkpoint else { return Vec::new() };
+    let (connection, name) = (&source.connection.name, &source.slot_name);
+    let tables = &pipeline.definition.tables;
+    let pipeline_name = &pipeline.definition.pipeline.name;
+    let missing = tables.iter().filter(|t| publication.table(t.oid).is_none());
+    let mut problems: Vec<Diagnostic> = missing
+        .map(|table| {
+            let message = format!(
+                "connection {connection}: {} was taken out of publication {name}, or is another table than it was, so \
+                 changes are missing",
+                table.sql()
+            );
+            refill(Code::TableUnpublished, message, pipeline_name)
+        })
+        .collect();
+    let marks = source.marks(&pipeline.definition);
+    if problems.is_empty() && checkpoint.published.is_some() && checkpoint.published != marks {
+        let message = format!(
+            "connection {connection}: publication {name} was made anew, or tables of pipeline {pipeline_name} were taken out \
+             of it and put back, so changes may be missing"
+        );
+        problems.push(refill(Code::PublicationAltered, message, pipeline_name));
+    }
+    problems
 }
 
 /// A pipeline whose tables are others than those that it was filled from and into.
-fn redirected(definition: &Definition, checkpoint: &Checkpoint) -> Option<String> {
+fn redirected(definition: &Definition, checkpoint: &Checkpoint) -> Option<Diagnostic> {
     let (pipeline, now) = (&checkpoint.pipeline, (definition.output_name(), Some(definition.input_names())));
     let before = (checkpoint.output_table.clone(), checkpoint.input_tables.clone());
     let said = |(output, input): &(Option<String>, Option<String>)| {
@@ -125,66 +141,68 @@ fn redirected(definition: &Definition, checkpoint: &Checkpoint) -> Option<String
         format!("from {} into {}", text(input), text(output))
     };
     (now != before).then(|| {
-        format!(
-            "pipeline {pipeline} goes {} now, but it was filled {}: what is there already would be missing. Fill it anew: {}",
+        let message = format!(
+            "pipeline {pipeline} goes {} now, but it was filled {}: what is there already would be missing",
             said(&now),
-            said(&before),
-            refill(pipeline)
-        )
+            said(&before)
+        );
+        refill(Code::Redirected, message, pipeline)
     })
 }
 
-async fn continues(source: &PreparedSource, checkpoint: &Checkpoint) -> Result<Option<String>, EngineError> {
+async fn continues(
+    source: &PreparedSource,
+    checkpoint: &Checkpoint,
+) -> Result<Option<Diagnostic>, EngineError> {
     let (connection, name, identity) = (&source.connection.name, &source.slot_name, &source.identity);
     let (pipeline, origin) = (&checkpoint.pipeline, &checkpoint.origin);
     let loaded = checkpoint.loaded_lsn.unwrap_or_default();
     if origin.system_identifier != identity.system_identifier || origin.database != source.connection.database
     {
-        return Ok(Some(format!(
+        let message = format!(
             "connection {connection}: this is not the database that pipeline {pipeline} was filled from (system identifier {}, \
-             database {}; it was {}, {}). Restore the connection, or fill it from here: {}",
-            identity.system_identifier,
-            source.connection.database,
-            origin.system_identifier,
-            origin.database,
-            refill(pipeline)
-        )));
+             database {}; it was {}, {})",
+            identity.system_identifier, source.connection.database, origin.system_identifier, origin.database,
+        );
+        let help = format!(
+            "Restore the connection, or fill the pipeline from here: trucker backfill {pipeline}, then trucker run"
+        );
+        return Ok(Some(Diagnostic::of_server(Code::OtherDatabase, message).help(help)));
     }
     if origin.timeline != identity.timeline {
         let switched = fetch_switch_point(source.streamed().0, origin.timeline, identity.timeline).await?;
         if switched.is_none_or(|lsn| loaded > lsn) {
-            return Ok(Some(format!(
+            let message = format!(
                 "connection {connection}: the server is on timeline {} now, and pipeline {pipeline} has loaded up to {loaded} \
-                 on timeline {}: the output may hold transactions that the server never had. Fill it anew: {}",
-                identity.timeline,
-                origin.timeline,
-                refill(pipeline)
-            )));
+                 on timeline {}: the output may hold transactions that the server never had",
+                identity.timeline, origin.timeline
+            );
+            return Ok(Some(refill(Code::Timeline, message, pipeline)));
         }
     }
     let Some(slot) = source.slot.as_ref() else {
-        return Ok(Some(format!(
+        let message = format!(
             "connection {connection}: replication slot {name} is gone, and with it the changes since {loaded}, where pipeline \
-             {pipeline} stands. {}",
-            START_OVER
-        )));
+             {pipeline} stands"
+        );
+        return Ok(Some(start_over(Code::SlotGone, message)));
     };
     let confirmed = slot.confirmed_flush_lsn.unwrap_or(Lsn::ZERO);
     if confirmed > loaded {
-        return Ok(Some(format!(
+        let message = format!(
             "connection {connection}: replication slot {name} starts at {confirmed}, but pipeline {pipeline} has loaded only up \
              to {loaded}: what lies between is lost (the slot was made anew or advanced, or the output was restored from a \
-             backup). Fill the pipeline anew: {}",
-            refill(pipeline)
-        )));
+             backup)"
+        );
+        return Ok(Some(refill(Code::SlotAhead, message, pipeline)));
     }
     if loaded > identity.flush_lsn {
-        return Ok(Some(format!(
+        let message = format!(
             "connection {connection}: pipeline {pipeline} has loaded up to {loaded}, but the server's WAL ends at {}: it was \
-             restored from a backup, or is another one. Fill the pipeline anew: {}",
-            identity.flush_lsn,
-            refill(pipeline)
-        )));
+             restored from a backup, or is another one",
+            identity.flush_lsn
+        );
+        return Ok(Some(refill(Code::WalBehind, message, pipeline)));
     }
     Ok(None)
 }

@@ -8,6 +8,7 @@ use super::plan;
 use super::prepare::{Creation, PreparedProject, PreparedSource};
 use super::replica;
 use crate::change::Lsn;
+use crate::codes::Code;
 use crate::failpoint;
 use crate::pipeline::task::ended;
 use crate::postgres::catalog::Table;
@@ -22,7 +23,7 @@ pub async fn create(project: &mut PreparedProject, creation: Creation) -> Result
     }
     for (name, session) in &project.outputs {
         let made = checkpoint::ensure_tables(&session.client).await;
-        made.map_err(|e| EngineError::server(format!("connection {name}: {e}")))?;
+        made.map_err(EngineError::sink(name))?;
     }
     retire_orphans(project).await?;
     for source in &mut project.sources {
@@ -56,7 +57,7 @@ async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
             "the pipeline's folder is gone: its place is given up; bringing it back means a new backfill");
         let key = CheckpointKey { project: project.name.clone(), pipeline };
         let done = checkpoint::reset(&session.client, &key).await;
-        done.map_err(|e| EngineError::server(format!("connection {connection}: {e}")))?;
+        done.map_err(EngineError::sink(&connection))?;
     }
     Ok(())
 }
@@ -65,7 +66,7 @@ async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
 pub(super) async fn orphans(project: &PreparedProject) -> Result<Vec<(String, String)>, EngineError> {
     let mut orphans = Vec::new();
     for (name, session) in &project.outputs {
-        let failed = |e| EngineError::server(format!("connection {name}: {e}"));
+        let failed = EngineError::sink(name);
         for found in checkpoint::fetch_all(&session.client, &project.name).await.map_err(failed)? {
             let is_ours = project.sources.iter().any(|source| {
                 let mut origin = source.origin();
@@ -163,7 +164,9 @@ async fn ensure_slot(
         }
         Some(slot) if wants_failover && !slot.is_failover => {
             let altered = slot::make_failover(connection, name).await;
-            altered.map_err(|e| EngineError::server(format!("connection {}: {e}", connection.name)))?;
+            let failed =
+                |e| EngineError::server(Code::ServerAnswer, format!("connection {}: {e}", connection.name));
+            altered.map_err(failed)?;
         }
         Some(_) => {}
     }

@@ -10,7 +10,8 @@ use super::budget::Budget;
 use super::error::EngineError;
 use super::health::SourceHealth;
 use super::prepare::PreparedSource;
-use crate::config::PostgresConnection;
+use crate::codes::Code;
+use crate::config::{Diagnostic, PostgresConnection};
 use crate::pipeline::error::renamed;
 use crate::pipeline::task::{Loss, LostTables};
 use crate::postgres::catalog::fetch_wal_end;
@@ -83,7 +84,7 @@ pub async fn take_slot(
         }
         waits();
         if waited.as_secs().is_multiple_of(10) {
-            tracing::warn!(event = "standing_by", "{message}; waiting for it to end");
+            tracing::warn!(event = "standing_by", code = %Code::Held, "{message}; waiting for it to end");
         }
         tokio::select! {
             () = tokio::time::sleep(WAIT) => waited += WAIT,
@@ -122,7 +123,7 @@ impl Guard {
             }
             match self.look(&lost, renew).await {
                 Ok(None) => {}
-                Ok(Some(wrong)) => return EngineError::server(wrong),
+                Ok(Some(wrong)) => return wrong.into(),
                 Err(error) => {
                     tracing::warn!(event = "guard_lost", "{error}; connecting again");
                     if let Some(error) = self.reconnect().await {
@@ -154,7 +155,7 @@ impl Guard {
         &mut self,
         lost: &watch::Sender<LostTables>,
         renew: &Notify,
-    ) -> Result<Option<String>, EngineError> {
+    ) -> Result<Option<Diagnostic>, EngineError> {
         let client = &self.session.client;
         let failed = || EngineError::at(&self.connection.name, "looking after the publication");
         if !std::mem::replace(&mut self.holds, true) {
@@ -164,16 +165,18 @@ impl Guard {
         let found = found.map_err(failed())?;
         let (connection, name) = (self.connection.name.clone(), self.slot.clone());
         let Some(found) = found else {
-            return Ok(Some(format!(
+            let message = format!(
                 "connection {connection}: publication {name} was dropped: changes since then are lost"
-            )));
+            );
+            return Ok(Some(Diagnostic::of_server(Code::PublicationGone, message)));
         };
         self.look_at_partitions(&found, renew).await?;
         let before = self.published.replace(found.clone());
         if found.alteration.is_some() || before.as_ref().is_some_and(|before| before.oid != found.oid) {
-            return Ok(Some(format!(
+            let message = format!(
                 "connection {connection}: publication {name} was altered or made anew: changes may be missing from now on"
-            )));
+            );
+            return Ok(Some(Diagnostic::of_server(Code::PublicationAltered, message)));
         }
         let before = before.as_ref().unwrap_or(&found);
         let losses: Vec<(u32, Loss)> =

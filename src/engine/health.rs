@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::change::Lsn;
+use crate::codes::Code;
 use crate::pipeline::state::Trouble;
 use crate::source::slot::Retention;
 use crate::source::stream::Frame;
@@ -131,16 +132,16 @@ impl SourceHealth {
     }
 
     /// Its stream broke.
-    pub fn retry(&self, message: String) {
+    pub fn retry(&self, code: Code, message: String) {
         self.reconnects.fetch_add(1, Ordering::Relaxed);
         self.enter(StreamState::Retrying);
-        self.stream().trouble = Some(Trouble { at: SystemTime::now(), message, fix: None });
+        self.stream().trouble = Some(Trouble { at: SystemTime::now(), code, message, fix: None });
     }
 
     /// It can't go on.
-    pub fn fail(&self, message: String) {
+    pub fn fail(&self, code: Code, message: String) {
         self.enter(StreamState::Failed);
-        self.stream().trouble = Some(Trouble { at: SystemTime::now(), message, fix: None });
+        self.stream().trouble = Some(Trouble { at: SystemTime::now(), code, message, fix: None });
     }
 
     /// A frame came.
@@ -230,7 +231,7 @@ mod tests {
         assert!(health.see().is_current);
         health.look(Lsn(200), None);
         assert!(health.see().is_current, "what was written a moment ago may be on its way");
-        health.retry("broke".to_owned());
+        health.retry(Code::StreamBroke, "broke".to_owned());
         assert!(!health.see().is_current);
         health.enter(StreamState::Connecting);
         assert_eq!(health.see().state, StreamState::Retrying);

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::error::EngineError;
 use super::prepare::slot_name;
 use crate::change::Lsn;
-use crate::config::{Connection, PostgresConnection, Project};
+use crate::config::{Connection, Diagnostic, PostgresConnection, Project};
 use crate::postgres::catalog::{ServerIdentity, fetch_lsn, fetch_server_identity};
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::SinkError;
@@ -94,7 +94,7 @@ impl Found {
 }
 
 /// Looks at the Postgres databases of these connections; beside what was found, why others couldn't be looked at.
-pub async fn inspect(project: &Project, is_wanted: impl Fn(&str) -> bool) -> (Vec<Found>, Vec<String>) {
+pub async fn inspect(project: &Project, is_wanted: impl Fn(&str) -> bool) -> (Vec<Found>, Vec<Diagnostic>) {
     let mut errors = Vec::new();
     let wanted = project.connections.iter().filter_map(|connection| match connection {
         Connection::Postgres(connection) if is_wanted(&connection.name) => Some(connection),
@@ -104,13 +104,13 @@ pub async fn inspect(project: &Project, is_wanted: impl Fn(&str) -> bool) -> (Ve
     for reached in join_all(wanted.map(|connection| reach(project, connection))).await {
         match reached {
             Ok(database) => found.push(database),
-            Err(error) => errors.push(error.to_string()),
+            Err(error) => errors.extend(error.into_diagnostics()),
         }
     }
     for at in standing_for(&found, |database| database.is_written) {
         match look_at_output(project, &found[at]).await {
             Ok(output) => found[at].output = Some(output),
-            Err(error) => errors.push(error.to_string()),
+            Err(error) => errors.extend(error.into_diagnostics()),
         }
     }
     let checkpoints: Vec<Checkpoint> =
@@ -118,7 +118,7 @@ pub async fn inspect(project: &Project, is_wanted: impl Fn(&str) -> bool) -> (Ve
     for at in standing_for(&found, |database| database.is_read) {
         match look_at_source(project, &found[at], &checkpoints).await {
             Ok(source) => found[at].source = Some(source),
-            Err(error) => errors.push(error.to_string()),
+            Err(error) => errors.extend(error.into_diagnostics()),
         }
     }
     (found, errors)
@@ -173,9 +173,7 @@ async fn look_at_output(project: &Project, database: &Found) -> Result<FoundOutp
         {
             Ok(FoundOutput { checkpoints: Vec::new(), dead_letters: Vec::new(), is_schema_spare: false })
         }
-        looked => looked.map_err(|e: SinkError| {
-            EngineError::server(format!("connection {}: {e}", database.connection.name))
-        }),
+        looked => looked.map_err(|e: SinkError| EngineError::sink(&database.connection.name)(e)),
     }
 }
 

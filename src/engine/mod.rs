@@ -23,6 +23,7 @@ pub mod pulse;
 pub mod refill;
 pub mod replica;
 pub mod requests;
+mod requirements;
 pub mod rights;
 pub mod route;
 pub mod source;
@@ -39,6 +40,7 @@ use tokio::task::JoinSet;
 
 use crate::change::Lsn;
 use crate::checkpoint::Progress;
+use crate::codes::Code;
 use crate::config::Project;
 use crate::observe::board::Board;
 use crate::observe::snapshot::{RunState, Snapshot};
@@ -362,23 +364,26 @@ impl Running<'_> {
                 self.failures += 1;
                 self.is_fenced |= stopped.error.is_fenced();
             }
-            Ok(Event::Source(place, Err(error))) => self.lose_source(place, &error.to_string()),
+            Ok(Event::Source(place, Err(error))) => self.lose_source(place, error.code(), &error.to_string()),
             Ok(Event::Source(_, Ok(()))) => {}
-            Ok(Event::Guard(place, error)) => self.lose_source(place, &error.to_string()),
+            Ok(Event::Guard(place, error)) => {
+                let code = error.codes().first().copied().unwrap_or(Code::SourceReplaced);
+                self.lose_source(place, code, &error.to_string());
+            }
             // A task that panicked took only itself along; what it was doing is undone by the servers.
             Err(error) if error.is_panic() => {
                 self.failures += 1;
                 self.pipelines_left = 0;
-                tracing::error!(event = "bug", "a task ended by a bug of trucker's; stopping");
+                tracing::error!(event = "bug", code = %Code::Bug, "a task ended by a bug of trucker's; stopping");
             }
             Err(_) => {}
         }
     }
 
     /// A source that can't go on takes its pipelines along.
-    fn lose_source(&mut self, place: usize, error: &str) {
-        tracing::error!(event = "source_failed", "{error}");
-        self.sources[place].health.fail(error.to_owned());
+    fn lose_source(&mut self, place: usize, code: Code, error: &str) {
+        tracing::error!(event = "source_failed", code = %code, "{error}");
+        self.sources[place].health.fail(code, error.to_owned());
         self.failures += 1;
         // Its pipelines end by themselves: nobody takes them into a stream any more.
         self.stop_sources[place].send_replace(true);

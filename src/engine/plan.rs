@@ -8,7 +8,8 @@ use super::continuity;
 use super::create::{orphans, publication_steps};
 use super::error::EngineError;
 use super::prepare::{self, Creation, Prepared, PreparedProject, PreparedSource};
-use crate::config::{Action, PostgresConnection, Project};
+use crate::codes::Code;
+use crate::config::{Action, Diagnostic, PostgresConnection, Project};
 use crate::pipeline::backfill;
 use crate::postgres::ident::{quote_ident, quote_idents};
 use crate::sink::postgres::checkpoint;
@@ -115,17 +116,19 @@ pub async fn plan(project: &Project, creation: Creation) -> Result<Plan, EngineE
 
 /// Refuses a project of which something is missing on a server.
 pub(super) async fn refuse_missing(project: &PreparedProject) -> Result<(), EngineError> {
-    let mut missing = Vec::new();
+    let mut missing: Vec<Diagnostic> = Vec::new();
     for server in servers(project).await? {
         let steps = server.steps.iter().filter(|step| step.is_needed);
         missing.extend(steps.map(|step| {
-            format!(
-                "connection {}: missing, and --no-create forbids to create it: {}. `trucker plan --sql` has the statements",
+            let message = format!(
+                "connection {}: missing, and --no-create forbids to create it: {}",
                 server.connection, step.what
-            )
+            );
+            let help = "`trucker plan --sql` has the statements";
+            Diagnostic::of_server(Code::NotCreated, message).help(help)
         }));
     }
-    if missing.is_empty() { Ok(()) } else { Err(EngineError::Servers(missing)) }
+    if missing.is_empty() { Ok(()) } else { Err(EngineError::Servers(missing.into_iter().collect())) }
 }
 
 async fn servers(project: &PreparedProject) -> Result<Vec<ServerPlan>, EngineError> {
@@ -135,7 +138,7 @@ async fn servers(project: &PreparedProject) -> Result<Vec<ServerPlan>, EngineErr
     }
     for (name, session) in &project.outputs {
         let complete = checkpoint::are_tables_complete(&session.client).await;
-        let complete = complete.map_err(|e| EngineError::server(format!("connection {name}: {e}")))?;
+        let complete = complete.map_err(EngineError::sink(name))?;
         let pipelines: Vec<&Prepared> = project.sources.iter().flat_map(|s| &s.pipelines).collect();
         let into: Vec<&Prepared> =
             pipelines.into_iter().filter(|p| p.definition.output.name == *name).collect();

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use super::error::{EngineError, Findings};
 use super::replica::{self, Replica};
+use super::requirements;
 use super::rights;
 use super::wiring;
 use crate::change::Lsn;
-use crate::config::{Connection, Pipeline, PostgresConnection, Project};
+use crate::codes::Code;
+use crate::config::{Connection, Diagnostic, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
 use crate::pipeline::compiled::Compiled;
 use crate::pipeline::definition::{Checked, Definition};
@@ -122,10 +124,14 @@ pub async fn prepare(project: &Project, creation: Creation) -> Result<PreparedPr
     for pipeline in &project.pipelines {
         let output = postgres(project, &pipeline.output.connection);
         let Some(output) = output else {
-            findings.server(format!(
-                "pipeline {}: connection {} is ClickHouse, which can't be written to yet",
-                pipeline.name, pipeline.output.connection
-            ));
+            let (name, connection) = (&pipeline.name, &pipeline.output.connection);
+            findings.server(
+                Code::Adapter,
+                format!(
+                    "pipeline {name}: connection {connection} is ClickHouse, which can't be written to yet"
+                ),
+                "name a connection with `adapter: postgres`",
+            );
             continue;
         };
         if !outputs.contains_key(&output.name) {
@@ -135,7 +141,7 @@ pub async fn prepare(project: &Project, creation: Creation) -> Result<PreparedPr
                         outputs.insert(output.name.clone(), session);
                     }
                 }
-                Err(error) => findings.server(error.to_string()),
+                Err(error) => findings.error(error.into()),
             }
         }
     }
@@ -149,15 +155,14 @@ pub async fn prepare(project: &Project, creation: Creation) -> Result<PreparedPr
             sources.iter().map(|s: &PreparedSource| (s.server.clone(), s.slot_name.clone())).collect();
         match reach(connection, project, &taken).await {
             Ok(mut source) => {
-                check_capacity(&source, creation, &mut findings).await?;
+                requirements::capacity(&source, creation, &mut findings).await?;
                 check_pipelines(project, &name, &mut source, &outputs, &of_source, &mut findings).await?;
                 if creation == Creation::Allowed {
-                    check_ownership(&source, &mut findings).await?;
+                    requirements::ownership(&source, &mut findings).await?;
                 }
                 sources.push(source);
             }
-            Err(EngineError::Servers(messages)) => messages.into_iter().for_each(|m| findings.server(m)),
-            Err(error) => return Err(error),
+            Err(error) => findings.error(error),
         }
     }
     wiring::check(&sources, &outputs, &mut findings).await?;
@@ -176,6 +181,10 @@ pub(super) fn postgres<'a>(project: &'a Project, name: &str) -> Option<&'a Postg
     project.connection(name).and_then(as_postgres)
 }
 
+pub(super) fn refused(code: Code, message: String, help: &str) -> EngineError {
+    Diagnostic::of_server(code, message).help(help).into()
+}
+
 /// Connects to a source and sees whether it can be one at all.
 async fn reach(
     connection: &PostgresConnection,
@@ -187,26 +196,24 @@ async fn reach(
     let observer = connect(connection, Purpose::Control).await?;
     let version = control.server_version;
     if version < VERSION_MIN {
-        let message = format!(
-            "connection {name}: Postgres {} is too old: 14 is the oldest that works",
-            version / 10_000
-        );
-        return Err(EngineError::server(message));
+        let message = format!("connection {name}: Postgres {} is too old", version / 10_000);
+        return Err(refused(Code::VersionTooOld, message, "14 is the oldest that works: upgrade the server"));
     }
     let client = &control.client;
     let sql = "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.pg_is_in_recovery()";
     let asking = || EngineError::at(name, "asking for wal_level");
     let row = client.query_one(sql, &[]).await.map_err(asking())?;
     if row.try_get(1).map_err(asking())? {
-        let message = format!("connection {name}: the server is a standby: name the primary as host");
-        return Err(EngineError::server(message));
+        let message = format!("connection {name}: the server is a standby");
+        let help = "name the primary as `host`, and this one as `replica_host`";
+        return Err(refused(Code::SourceIsStandby, message, help));
     }
     let level: String = row.try_get(0).map_err(asking())?;
     if level != "logical" {
-        return Err(EngineError::server(format!(
-            "connection {name}: wal_level is {level}, but changes can be read only with logical. \
-             Run ALTER SYSTEM SET wal_level = logical and restart the server"
-        )));
+        let message =
+            format!("connection {name}: wal_level is {level}, but changes can be read only with logical");
+        let help = "ALTER SYSTEM SET wal_level = logical; then restart the server";
+        return Err(refused(Code::WalLevel, message, help));
     }
     let identity =
         fetch_server_identity(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
@@ -221,7 +228,7 @@ async fn reach(
     let slot = slot::fetch(slots, version, &slot_name)
         .await
         .map_err(EngineError::at(&streamed.name, "reading slots"))?;
-    check_failover(connection, &control).await?;
+    requirements::failover(connection, &control).await?;
     let publication = publication::fetch(client, version, &slot_name)
         .await
         .map_err(EngineError::at(name, "reading publications"))?;
@@ -238,39 +245,6 @@ async fn reach(
         pipelines: Vec::new(),
     };
     Ok(source)
-}
-
-/// Whether the slot can be carried over to standbys, where that was asked for.
-async fn check_failover(connection: &PostgresConnection, control: &Session) -> Result<(), EngineError> {
-    let (name, version) = (connection.name.as_str(), control.server_version);
-    if !connection.failover {
-        return Ok(());
-    }
-    if version < 170_000 {
-        return Err(EngineError::server(format!(
-            "connection {name}: `failover: true` needs Postgres 17 or later, and this is {}. Take it away: after a failover \
-             every pipeline is then filled anew",
-            version / 10_000
-        )));
-    }
-    if connection.replica.is_some() {
-        return Err(EngineError::server(format!(
-            "connection {name}: `failover: true` and `replica_host` exclude each other: a slot on a standby can't be carried over \
-             to another server. Take one of them away"
-        )));
-    }
-    let sql = "SELECT pg_catalog.current_setting('synchronized_standby_slots', true)";
-    let row = control.client.query_one(sql, &[]).await;
-    let standbys = row.and_then(|row| row.try_get::<_, Option<String>>(0));
-    let standbys = standbys.map_err(EngineError::at(name, "asking for settings"))?;
-    if standbys.unwrap_or_default().is_empty() {
-        tracing::warn!(
-            event = "failover_settings",
-            "connection {name}: synchronized_standby_slots is empty, so trucker may be sent changes that no standby has yet: \
-             after a failover that loses them, pipelines have to be filled anew. Name the standbys' physical slots there"
-        );
-    }
-    Ok(())
 }
 
 /// Slots are the cluster's, not the database's: a second database of the same cluster needs a name of its own.
@@ -304,60 +278,6 @@ pub(super) async fn slot_name(
     Ok(longer)
 }
 
-/// Whether what is missing may be made: slots left, rights given.
-async fn check_capacity(
-    source: &PreparedSource,
-    creation: Creation,
-    findings: &mut Findings,
-) -> Result<(), EngineError> {
-    let sql = "SELECT r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE m.rolname = \
-               'rds_replication' AND pg_catalog.pg_has_role(m.oid, 'MEMBER')), pg_catalog.quote_ident(r.rolname), \
-               (SELECT count(*) FROM pg_catalog.pg_replication_slots) \
-                 >= pg_catalog.current_setting('max_replication_slots')::int, \
-               pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
-               pg_catalog.quote_ident(pg_catalog.current_database()), \
-               pg_catalog.current_setting('max_wal_senders')::int \
-                 <= (SELECT count(*) FROM pg_catalog.pg_stat_replication) \
-               FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
-    let is_streaming = source.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
-    let mut asked = vec![(&source.connection, &source.control)];
-    asked.extend(source.replica.as_ref().map(|replica| (&replica.connection, &replica.session)));
-    for (connection, session) in asked {
-        let name = &connection.name;
-        let asking = || EngineError::at(name, "asking for rights");
-        let row = session.client.query_one(sql, &[]).await.map_err(asking())?;
-        let is = |column: usize| row.try_get::<_, bool>(column).map_err(asking());
-        let text = |column: usize| row.try_get::<_, String>(column).map_err(asking());
-        let role = text(1)?;
-        if !is(0)? {
-            findings.server(format!(
-                "connection {name}: {role} may not use replication. ALTER ROLE {role} REPLICATION"
-            ));
-        }
-        let is_streamed = *name == source.streamed().0.name;
-        if is_streamed && source.slot.is_none() && is(2)? {
-            findings.server(format!(
-                "connection {name}: all replication slots are taken. Raise max_replication_slots (needs a restart), or drop \
-                 one that nobody uses: SELECT slot_name, active FROM pg_replication_slots"
-            ));
-        }
-        if is_streamed && !is_streaming && is(5)? {
-            findings.server(format!(
-                "connection {name}: no walsender is left to stream from. Raise max_wal_senders (needs a restart), or end one \
-                 that nobody needs: SELECT pid, application_name FROM pg_stat_replication"
-            ));
-        }
-        let makes_publication = creation == Creation::Allowed && source.publication.is_none();
-        if *name == source.connection.name && makes_publication && !is(3)? {
-            let database = text(4)?;
-            findings.server(format!(
-                "connection {name}: {role} may not create a publication. GRANT CREATE ON DATABASE {database} TO {role}"
-            ));
-        }
-    }
-    Ok(())
-}
-
 async fn check_pipelines(
     project: &Project,
     name: &str,
@@ -374,7 +294,7 @@ async fn check_pipelines(
             Err(error) => findings.pipeline(&pipeline.name, error),
         }
     }
-    check_ancestors(source, findings).await
+    requirements::ancestors(source, findings).await
 }
 
 async fn check_pipeline(
@@ -433,49 +353,6 @@ pub(super) async fn define(
     Ok(definition)
 }
 
-/// Only a table's owner may publish it.
-async fn check_ownership(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
-    let name = source.connection.name.as_str();
-    let published = |oid: u32| source.publication.as_ref().is_some_and(|p| p.table(oid).is_some());
-    for table in source.pipelines.iter().flat_map(|p| &p.definition.tables).filter(|t| !published(t.oid)) {
-        let sql = "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.quote_ident(current_user) \
-                   FROM pg_catalog.pg_class c WHERE c.oid = $1";
-        let row = source.control.client.query_one(sql, &[&table.oid]).await;
-        let found = row.and_then(|row| Ok((row.try_get::<_, bool>(0)?, row.try_get::<_, String>(1)?)));
-        let (is_owner, role) = found.map_err(EngineError::at(name, "asking who owns a table"))?;
-        if !is_owner {
-            let table = table.sql();
-            findings.server(format!(
-                "connection {name}: {role} doesn't own {table}, so it may not publish it. ALTER TABLE {table} OWNER TO {role}, \
-                 or make {role} a member of the owner"
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Changes of a partition are sent as those of its topmost published ancestor: a pipeline on the partition itself would
-/// get nothing.
-async fn check_ancestors(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
-    let name = source.connection.name.as_str();
-    let tables: Vec<_> = source.pipelines.iter().flat_map(|p| &p.definition.tables).collect();
-    let wanted: Vec<u32> = tables.iter().map(|t| t.oid).collect();
-    for table in tables {
-        let sql = "SELECT a.relid::regclass::text FROM pg_catalog.pg_partition_ancestors($1::oid::regclass) a \
-                   WHERE a.relid <> $1::oid AND a.relid = ANY ($2::oid[])";
-        let found = source.control.client.query(sql, &[&table.oid, &wanted]).await;
-        let ancestor = found.and_then(|rows| rows.first().map(|row| row.try_get::<_, String>(0)).transpose());
-        if let Some(ancestor) = ancestor.map_err(EngineError::at(name, "looking for partitions"))? {
-            findings.server(format!(
-                "connection {name}: {} is a partition of {ancestor}, which another pipeline reads: its changes are sent as \
-                 those of {ancestor}. Read {ancestor} in both, and filter in transform.sql",
-                table.sql()
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// Where the server's history left a timeline, asked of the server itself.
 pub async fn fetch_switch_point(
     connection: &PostgresConnection,
@@ -483,7 +360,8 @@ pub async fn fetch_switch_point(
     current: u32,
 ) -> Result<Option<Lsn>, EngineError> {
     let failed = |e: String| {
-        EngineError::server(format!("connection {}: reading the timeline's history: {e}", connection.name))
+        let message = format!("connection {}: reading the timeline's history: {e}", connection.name);
+        EngineError::server(Code::ServerAnswer, message)
     };
     let mut raw = RawConnection::connect(connection).await?;
     let rows = raw.query(&format!("TIMELINE_HISTORY {current}")).await.map_err(|e| match e {

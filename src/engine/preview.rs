@@ -3,6 +3,7 @@
 use super::error::{EngineError, Findings};
 use super::prepare::postgres;
 use crate::change::Operation;
+use crate::codes::Code;
 use crate::config::{Connection, Pipeline, Project};
 use crate::pipeline::preview::{self, TablePreview};
 use crate::postgres::catalog::{Table, fetch_table};
@@ -19,11 +20,10 @@ pub async fn preview(
     operation: Operation,
     sample: &Sample,
 ) -> Result<(Vec<TablePreview>, Option<String>), EngineError> {
-    let pipeline =
-        project.pipeline(name).map_err(|problem| EngineError::Files([*problem].into_iter().collect()))?;
+    let pipeline = project.pipeline(name).map_err(|problem| EngineError::from(*problem))?;
     let Some(connection) = postgres(project, &pipeline.input.connection) else {
         let message = format!("connection {} is no Postgres source", pipeline.input.connection);
-        return Err(EngineError::server(message));
+        return Err(EngineError::server(Code::Adapter, message));
     };
     let source = connect(connection.queried(), Purpose::Source).await?;
     let (target, note) = match target(project, pipeline).await {

@@ -8,6 +8,7 @@ use super::error::EngineError;
 use super::guard;
 use super::inspect::{Found, inspect};
 use crate::change::Lsn;
+use crate::codes::Code;
 use crate::config::{Action, Diagnostic, Diagnostics, Pipeline, Project};
 use crate::sink::postgres::checkpoint::{self, CheckpointKey};
 use crate::sink::postgres::request::Asked;
@@ -36,7 +37,7 @@ pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, 
         |name: &str| pipelines.iter().any(|p| p.input.connection == name || p.output.connection == name);
     let (found, errors) = inspect(project, is_wanted).await;
     if !errors.is_empty() {
-        return Err(EngineError::Servers(errors));
+        return Err(EngineError::Servers(errors.into_iter().collect()));
     }
     if found.iter().filter_map(|f| f.source.as_ref()).any(|source| source.is_running) {
         return ask_for(project, &pipelines).await;
@@ -104,16 +105,22 @@ pub(super) fn has_no_backfill(pipeline: &Pipeline) -> Option<Diagnostic> {
         _ => return None,
     };
     let message = format!("pipeline {} can't be filled anew: it has no backfill (`{why}`)", pipeline.name);
-    Some(Diagnostic::error(&pipeline.config_path, message).help("change that first, then try again"))
+    Some(
+        Diagnostic::error(Code::NoBackfill, &pipeline.config_path, message)
+            .help("change that first, then try again"),
+    )
 }
 
 async fn reset(project: &Project, pipeline: &Pipeline, found: &[Found]) -> Result<Refill, EngineError> {
     let connection = pipeline.output.connection.as_str();
     let Some(output) = found.iter().find(|f| f.connection.name == connection) else {
-        return Err(EngineError::server(format!(
-            "pipeline {}: connection {connection} is ClickHouse, which can't be written to yet",
-            pipeline.name
-        )));
+        return Err(EngineError::server(
+            Code::Adapter,
+            format!(
+                "pipeline {}: connection {connection} is ClickHouse, which can't be written to yet",
+                pipeline.name
+            ),
+        ));
     };
     let stored = found.iter().filter(|f| f.is_same_database(output)).filter_map(|f| f.output.as_ref());
     let mut stored = stored.flat_map(|o| &o.checkpoints).filter(|c| c.pipeline == pipeline.name);
@@ -122,7 +129,7 @@ async fn reset(project: &Project, pipeline: &Pipeline, found: &[Found]) -> Resul
         let key =
             CheckpointKey { project: project.checkpoint_name().to_owned(), pipeline: pipeline.name.clone() };
         let done = checkpoint::reset(&output.session.client, &key).await;
-        done.map_err(|e| EngineError::server(format!("connection {connection}: {e}")))?;
+        done.map_err(EngineError::sink(connection))?;
     }
     let caution = caution(project, pipeline);
     Ok(Refill { pipeline: pipeline.name.clone(), loaded_lsn, answer: None, caution })

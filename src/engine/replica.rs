@@ -7,7 +7,8 @@ use tokio_postgres::Client;
 
 use super::error::EngineError;
 use super::prepare::PreparedSource;
-use crate::config::PostgresConnection;
+use crate::codes::Code;
+use crate::config::{Diagnostic, PostgresConnection};
 use crate::postgres::catalog::{ServerIdentity, fetch_durable_lsn, fetch_replay_lsn};
 use crate::postgres::{Purpose, Session, connect};
 use crate::source::publication;
@@ -37,27 +38,32 @@ pub async fn reach(
     let Some(to) = connection.replica.as_deref() else { return Ok(None) };
     let name = to.name.as_str();
     if to.database != connection.database {
-        return Err(EngineError::server(format!(
-            "connection {name}: a standby has the databases of its main server, and there the database is {}, not {}. Take \
-             `replica_database` away",
+        let message = format!(
+            "connection {name}: a standby has the databases of its main server, and there the database is {}, not {}",
             connection.database, to.database
-        )));
+        );
+        return Err(Diagnostic::of_server(Code::ReplicaDatabase, message)
+            .help("take `replica_database` away")
+            .into());
     }
     let session = connect(to, Purpose::Control).await?;
     let standing = Standby::connect(to).await?.look().await;
-    let standing = standing.map_err(|e| EngineError::server(format!("connection {name}: {e}")))?;
+    let standing = standing.map_err(|e| EngineError::server(e.code(), format!("connection {name}: {e}")))?;
     let standing_lsn = standing.identity.flush_lsn;
     let durable = fetch_durable_lsn(&main.client)
         .await
         .map_err(EngineError::at(&connection.name, "asking for the WAL position"))?;
     if let Some(problem) = foreign(name, &standing, identity) {
-        return Err(EngineError::server(problem));
+        return Err(problem.into());
     }
     if standing_lsn > durable {
-        return Err(EngineError::server(format!(
+        let message = format!(
             "connection {name}: it has replayed up to {standing_lsn}, but the WAL of `host` ends at {durable}: it is another \
              server's standby"
-        )));
+        );
+        return Err(Diagnostic::of_server(Code::ReplicaForeign, message)
+            .help("name a standby of `host`")
+            .into());
     }
     if connection.streamed(session.server_version) == to {
         check_decoding(name, &session).await?;
@@ -68,27 +74,31 @@ pub async fn reach(
 }
 
 /// Why a server isn't a standby of the one with this identity.
-fn foreign(name: &str, standing: &Standing, main: &ServerIdentity) -> Option<String> {
+fn foreign(name: &str, standing: &Standing, main: &ServerIdentity) -> Option<Diagnostic> {
     let identity = &standing.identity;
     if identity.system_identifier != main.system_identifier {
-        return Some(format!(
-            "connection {name}: it is another database cluster than `host` (system identifier {}, not {}): name a standby of \
-             that server",
+        let message = format!(
+            "connection {name}: it is another database cluster than `host` (system identifier {}, not {})",
             identity.system_identifier, main.system_identifier
-        ));
+        );
+        return Some(
+            Diagnostic::of_server(Code::ReplicaForeign, message).help("name a standby of that server"),
+        );
     }
     if !standing.is_standby {
-        return Some(format!(
-            "connection {name}: `replica_host` is no standby: it takes writes itself, or was promoted. If it has become the \
-             main server, name it as `host` and take `replica_host` away; else name a standby of `host`"
-        ));
+        let message = format!(
+            "connection {name}: `replica_host` is no standby: it takes writes itself, or was promoted"
+        );
+        let help = "if it has become the main server, name it as `host` and take `replica_host` away; else name a standby of `host`";
+        return Some(Diagnostic::of_server(Code::ReplicaNoStandby, message).help(help));
     }
     (identity.timeline != main.timeline).then(|| {
-        format!(
-            "connection {name}: it replays timeline {}, but `host` is on {}: they parted at a failover. Have the standby follow \
-             `host`, or name another one",
+        let message = format!(
+            "connection {name}: it replays timeline {}, but `host` is on {}: they parted at a failover",
             identity.timeline, main.timeline
-        )
+        );
+        let help = "have the standby follow `host`, or name another one";
+        Diagnostic::of_server(Code::ReplicaForeign, message).help(help)
     })
 }
 
@@ -99,11 +109,15 @@ async fn check_decoding(name: &str, session: &Session) -> Result<(), EngineError
     let level = row.and_then(|row| row.try_get::<_, String>(0));
     match level.map_err(EngineError::at(name, "asking for wal_level"))?.as_str() {
         "logical" => Ok(()),
-        level => Err(EngineError::server(format!(
-            "connection {name}: wal_level is {level}, but changes can be decoded on a standby only with logical, there as on \
-             its main server. Run ALTER SYSTEM SET wal_level = logical on the main server, set it in the standby's \
-             postgresql.conf, and restart the standby"
-        ))),
+        level => {
+            let message = format!(
+                "connection {name}: wal_level is {level}, but changes can be decoded on a standby only with logical, there as \
+                 on its main server"
+            );
+            let help = "on the main server: ALTER SYSTEM SET wal_level = logical;\n\
+                        set it in the standby's postgresql.conf too, and restart the standby";
+            Err(Diagnostic::of_server(Code::WalLevel, message).help(help).into())
+        }
     }
 }
 
@@ -118,12 +132,14 @@ async fn recommend(name: &str, client: &Client) -> Result<(), EngineError> {
     if !has_feedback {
         tracing::warn!(
             event = "replica_settings",
+            code = %Code::ReplicaSettings,
             "connection {name}: hot_standby_feedback is off: a vacuum on the main server can cancel queries of the standby, \
              and lose a slot there for good. Set hot_standby_feedback = on in the standby's postgresql.conf and reload it"
         );
     } else if !has_slot {
         tracing::warn!(
             event = "replica_settings",
+            code = %Code::ReplicaSettings,
             "connection {name}: primary_slot_name isn't set: whenever the standby is disconnected from its main server, what \
              hot_standby_feedback protects isn't protected. Give it a physical replication slot"
         );
@@ -144,6 +160,7 @@ async fn catch_up(name: &str, client: &Client, durable: crate::change::Lsn) -> R
         if started.elapsed() > CATCH_UP {
             tracing::warn!(
                 event = "replica_behind",
+                code = %Code::ReplicaBehind,
                 "connection {name}: it has replayed up to {replayed}, and its main server is at {durable}: pipelines are \
                  checked against an older catalog"
             );
@@ -210,7 +227,8 @@ mod tests {
         ] {
             let problem = foreign("db's replica", &found, &main);
             assert_eq!(problem.is_some(), said.is_some(), "{found:?}");
-            assert!(problem.unwrap_or_default().contains(said.unwrap_or_default()), "{found:?}");
+            let told = problem.map(|problem| problem.message).unwrap_or_default();
+            assert!(told.contains(said.unwrap_or_default()), "{found:?}");
         }
     }
 }

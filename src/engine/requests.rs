@@ -62,12 +62,12 @@ async fn look(
     session: &mut Option<Session>,
     seen: &mut [Option<String>],
 ) -> Result<(), EngineError> {
-    let failed = |e| EngineError::server(format!("connection {}: {e}", output.name));
+    let failed = || EngineError::sink(&output.name);
     let session = match session {
         Some(session) => session,
         None => session.insert(connect(output, Purpose::Control).await?),
     };
-    let requests = request::fetch(&session.client, project.checkpoint_name()).await.map_err(failed)?;
+    let requests = request::fetch(&session.client, project.checkpoint_name()).await.map_err(failed())?;
     for (member, seen) in members.iter().zip(seen) {
         let found = requests.iter().find(|(pipeline, _)| pipeline == member.name());
         let Some((name, request)) = found else {
@@ -87,7 +87,7 @@ async fn look(
                 tracing::error!(event = "request_refused", pipeline = %name,
                     "pipeline {name} can't do what it was asked for: {reason}");
                 let refused = request::refuse(&session.client, &member.definition.key, request, &reason);
-                refused.await.map_err(failed)?;
+                refused.await.map_err(failed())?;
             }
         }
     }
@@ -143,7 +143,7 @@ async fn redefine(
                 restart("its input table was made anew")
             }
         }
-        Err(error) if error.is_transient() => Err(EngineError::server(error.to_string())),
+        Err(error) if error.is_transient() => Err(EngineError::server(error.code(), error.to_string())),
         Err(error) => {
             let mut findings = Findings::default();
             findings.pipeline(name, error);

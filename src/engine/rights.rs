@@ -2,6 +2,7 @@
 
 use super::error::{EngineError, Findings};
 use super::prepare::Creation;
+use crate::codes::Code;
 use crate::postgres::Session;
 
 const SCHEMA: &str = "\
@@ -40,8 +41,8 @@ pub async fn check_schema(
         _ => return Ok(true),
     };
     let what = if exists { "use" } else { "create" };
-    findings.server(format!(
-        "connection {connection}: {role} may not {what} schema trucker, where progress is kept. {cure}"
-    ));
+    let message =
+        format!("connection {connection}: {role} may not {what} schema trucker, where progress is kept");
+    findings.server(Code::SchemaTrucker, message, cure);
     Ok(false)
 }

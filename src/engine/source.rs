@@ -19,6 +19,7 @@ use super::health::{SourceHealth, StreamState};
 use super::route::Router;
 use crate::change::Lsn;
 use crate::checkpoint::Progress;
+use crate::codes::Code;
 use crate::config::PostgresConnection;
 use crate::failpoint;
 use crate::pipeline::task::{Attach, ended};
@@ -76,6 +77,21 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Which kind of problem it is.
+    pub fn code(&self) -> Code {
+        match self {
+            SourceError::Stream(error) => error.code(),
+            SourceError::Assemble(_) => Code::StreamUnreadable,
+            SourceError::NoPublication(_) => Code::PublicationGone,
+            SourceError::Promoted(_) => Code::ReplicaNoStandby,
+            SourceError::Replaced(_) => Code::SourceReplaced,
+            SourceError::Behind(..) => Code::ReplicaBehind,
+            SourceError::Lost(_) => Code::SlotLost,
+            SourceError::Asking(_) => Code::ServerAnswer,
+            SourceError::ShuttingDown => Code::StreamBroke,
+        }
+    }
+
     fn is_transient(&self) -> bool {
         match self {
             SourceError::Stream(error) => error.is_transient(),
@@ -149,8 +165,8 @@ impl SourceTask {
                 Ok(Next::Restart) => continue,
                 Err(error) if !error.is_transient() => return Err(error),
                 Err(error) => {
-                    self.health.retry(error.to_string());
-                    tracing::warn!(event = "reconnecting", connection = %self.connection.name,
+                    self.health.retry(error.code(), error.to_string());
+                    tracing::warn!(event = "reconnecting", code = %error.code(), connection = %self.connection.name,
                         pause_ms = pause.as_millis() as u64, "{error}; connecting again");
                 }
             }
@@ -179,7 +195,7 @@ impl SourceTask {
             .map_err(SourceError::Asking)?;
         let Some(slot) = slot else { return Err(self.slot_is_gone()) };
         if let Some(reason) = &slot.lost {
-            return Err(SourceError::Lost(lost(&self.connection.name, &self.slot, reason)));
+            return Err(SourceError::Lost(lost(&self.connection.name, &self.slot, reason).one_line()));
         }
         let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
         let wrong = if now.system_identifier != self.identity.system_identifier {
@@ -347,7 +363,7 @@ impl SourceTask {
                 self.router.advance(reply_requested || self.is_behind_target()).await;
             }
             Frame::Notice { severity, message, .. } if message.contains("skipped loading publication") => {
-                tracing::error!(event = "publication_missing", "{severity}: {message}");
+                tracing::error!(event = "publication_missing", code = %Code::PublicationGone, "{severity}: {message}");
                 return Err(SourceError::NoPublication(self.slot.clone()));
             }
             Frame::Notice { severity, code, message } => {

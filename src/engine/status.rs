@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::inspect::{Found, FoundOutput, FoundSource, inspect};
-use crate::config::{Pipeline, Project};
+use crate::config::{Diagnostic, Pipeline, Project};
 use crate::sink::postgres::checkpoint::Checkpoint;
 use crate::sink::postgres::failure::Failure;
 
@@ -17,7 +17,7 @@ pub struct Status {
     /// Databases that are read from, or still have a slot or publication.
     pub sources: Vec<SourceStatus>,
     /// Why servers couldn't be asked.
-    pub errors: Vec<String>,
+    pub errors: Vec<Diagnostic>,
 }
 
 /// What a pipeline is at.

@@ -54,11 +54,11 @@ pub async fn remove(project: &Project) -> Result<Plan, EngineError> {
     for database in &found {
         let Some(output) = &database.output else { continue };
         let (name, client) = (&database.connection.name, &database.session.client);
-        let failed = |e| EngineError::server(format!("connection {name}: {e}"));
+        let failed = || EngineError::sink(name);
         if !output.checkpoints.is_empty() || !output.dead_letters.is_empty() {
-            checkpoint::delete_all(client, project.checkpoint_name()).await.map_err(failed)?;
+            checkpoint::delete_all(client, project.checkpoint_name()).await.map_err(failed())?;
         }
-        if output.is_schema_spare && !checkpoint::drop_schema(client).await.map_err(failed)? {
+        if output.is_schema_spare && !checkpoint::drop_schema(client).await.map_err(failed())? {
             let schema = schema(database);
             plan.removed.retain(|line| *line != schema);
             plan.left.push(format!("{schema}: something else uses it"));
@@ -69,7 +69,7 @@ pub async fn remove(project: &Project) -> Result<Plan, EngineError> {
 
 async fn look(project: &Project) -> Result<Vec<Found>, EngineError> {
     let (found, errors) = inspect(project, |_| true).await;
-    if errors.is_empty() { Ok(found) } else { Err(EngineError::Servers(errors)) }
+    if errors.is_empty() { Ok(found) } else { Err(EngineError::Servers(errors.into_iter().collect())) }
 }
 
 fn sources(found: &[Found]) -> impl Iterator<Item = (&Found, &FoundSource)> {

@@ -173,7 +173,8 @@ fn source_state(state: StreamState) -> SourceState {
 }
 
 fn trouble_snapshot(trouble: Trouble, otherwise: Option<String>) -> TroubleSnapshot {
-    TroubleSnapshot { at: Time(trouble.at), message: trouble.message, fix: trouble.fix.or(otherwise) }
+    let fix = trouble.fix.or(otherwise);
+    TroubleSnapshot { at: Time(trouble.at), code: trouble.code, message: trouble.message, fix }
 }
 
 fn histogram(timings: Timings) -> Histogram {

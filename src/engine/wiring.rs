@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::error::{EngineError, Findings};
 use super::prepare::PreparedSource;
+use crate::codes::Code;
 use crate::config::TableName;
 use crate::pipeline::definition::{Definition, config_problem};
 use crate::pipeline::error::PipelineError;
@@ -63,7 +64,7 @@ async fn foreign_keys(
              ALTER ROLE … SET session_replication_role = replica",
             quote_ident(&name)
         );
-        let problem = config_problem(pipeline, &target.table.table, message, help);
+        let problem = config_problem(Code::ForeignKey, pipeline, &target.table.table, message, help);
         findings.pipeline(&pipeline.name, PipelineError::Problems(vec![problem]));
     }
     Ok(())
@@ -111,7 +112,7 @@ async fn circles(
             );
             let help =
                 "leave one direction out, or filter in a transform.sql what has come from the other side";
-            let problem = config_problem(pipeline, table, message, help.to_owned());
+            let problem = config_problem(Code::Circle, pipeline, table, message, help.to_owned());
             findings.pipeline(&pipeline.name, PipelineError::Problems(vec![problem]));
         }
     }

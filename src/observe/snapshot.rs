@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
+use crate::codes::Code;
+
 /// Upper bounds of a histogram's buckets in seconds with how many are at or below, how many there are, and their sum.
 #[derive(Debug, Clone, Default)]
 pub struct Histogram {
@@ -150,6 +152,8 @@ pub struct BackfillSnapshot {
 pub struct TroubleSnapshot {
     /// When.
     pub at: Time,
+    /// Which kind of problem.
+    pub code: Code,
     /// What, where, and the server's words.
     pub message: String,
     /// What to do.
@@ -329,8 +333,8 @@ pub mod samples {
     /// One that failed with this message.
     pub fn failed(name: &str, message: &str) -> PipelineSnapshot {
         let at = Time(SystemTime::UNIX_EPOCH);
-        let last_error =
-            Some(TroubleSnapshot { at, message: message.to_owned(), fix: Some(message.to_owned()) });
+        let (code, fix) = (Code::SqlFailed, Some(message.to_owned()));
+        let last_error = Some(TroubleSnapshot { at, code, message: message.to_owned(), fix });
         PipelineSnapshot { state: PipelineState::Failed, last_error, ..pipeline(name) }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use crate::change::{Operation, Relation};
+use crate::codes::Code;
 use crate::config::{Action, SqlFile, TableName};
 use crate::postgres::catalog::{Table, fetch_name, fetch_table};
 use crate::postgres::ident::quote_idents;
@@ -160,7 +161,7 @@ fn check_rows(definition: &Definition, transform: &Transform) -> Checked<()> {
             missing.extend(lacks(&target.replace).into_iter().filter(|c| !target.key.contains(c)));
         }
         if !missing.is_empty() {
-            problems.push(lacking(definition, operation, "identifies rows", &missing));
+            problems.push(lacking(Code::KeyNotReturned, definition, operation, "identifies rows", &missing));
         }
         if matches!(action, Action::Insert | Action::Upsert) {
             let required = target.table.columns.iter().filter(|c| c.is_not_null && !c.has_default);
@@ -168,14 +169,26 @@ fn check_rows(definition: &Definition, transform: &Transform) -> Checked<()> {
             let missing: Vec<String> =
                 lacks(&required).into_iter().filter(|c| !missing.contains(c)).collect();
             if !missing.is_empty() {
-                problems.push(lacking(definition, operation, "is NOT NULL without a default", &missing));
+                problems.push(lacking(
+                    Code::RequiredNotReturned,
+                    definition,
+                    operation,
+                    "is NOT NULL without a default",
+                    &missing,
+                ));
             }
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(PipelineError::Problems(problems)) }
 }
 
-fn lacking(definition: &Definition, operation: Operation, why: &str, missing: &[String]) -> SqlProblem {
+fn lacking(
+    code: Code,
+    definition: &Definition,
+    operation: Operation,
+    why: &str,
+    missing: &[String],
+) -> SqlProblem {
     let sql = &definition.pipeline.sql;
     let own = match operation {
         Operation::Insert => &sql.insert,
@@ -186,6 +199,7 @@ fn lacking(definition: &Definition, operation: Operation, why: &str, missing: &[
     let table = definition.output_name().unwrap_or_default();
     match own.as_ref().or(sql.transform.as_ref()) {
         Some(file) => SqlProblem {
+            code,
             path: file.path.clone(),
             place: None,
             message: format!("on {operation} the SQL doesn't return {columns}, which {why} in {table}"),
@@ -195,7 +209,7 @@ fn lacking(definition: &Definition, operation: Operation, why: &str, missing: &[
         None => {
             let message = format!("the input has no column {columns}, which {why} in {table}");
             let help = "add a transform.sql that returns it".to_owned();
-            config_problem(&definition.pipeline, "output", message, help)
+            config_problem(code, &definition.pipeline, "output", message, help)
         }
     }
 }

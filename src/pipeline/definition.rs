@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use crate::change::ReplicaIdentity;
+use crate::codes::Code;
 use crate::config::{Action, Pipeline, PostgresConnection, TableName};
 use crate::postgres::catalog::{Table, fetch_table, fetch_types_with_text_cast};
 use crate::postgres::ident::{quote_ident, quote_idents};
@@ -127,6 +128,7 @@ impl Definition {
 
 /// A problem with what the config file says; `word` is looked for to find the line.
 pub fn config_problem(
+    code: Code,
     pipeline: &Pipeline,
     word: &str,
     message: impl Into<String>,
@@ -136,6 +138,7 @@ pub fn config_problem(
     let found = text.lines().enumerate().find_map(|(at, line)| Some((at + 1, line.find(word)? + 1)));
     let place = found.map(|(line, column)| crate::config::template::Place { line, column });
     SqlProblem {
+        code,
         path: pipeline.config_path.clone(),
         place,
         message: message.into(),
@@ -168,7 +171,13 @@ pub(super) async fn input_table(
         _ => Some("is no table"),
     };
     if let Some(refusal) = refusal {
-        problems.push(config_problem(pipeline, &name.table, format!("{sql} {refusal}"), None));
+        problems.push(config_problem(
+            Code::NoChanges,
+            pipeline,
+            &name.table,
+            format!("{sql} {refusal}"),
+            None,
+        ));
         return Ok(None);
     }
     problems.extend(rights::of_input(pipeline, name, &table, client).await?);
@@ -201,7 +210,7 @@ fn without_identity(pipeline: &Pipeline, table: &Table) -> Option<SqlProblem> {
     let message = format!(
         "{sql} can't be published: {why}, so Postgres would refuse every UPDATE and DELETE of it from then on"
     );
-    Some(config_problem(pipeline, &table.table, message, help))
+    Some(config_problem(Code::ReplicaIdentity, pipeline, &table.table, message, help))
 }
 
 /// The partitions of a table whose changes come without what the table's replica identity promises: what is in the WAL
@@ -236,7 +245,7 @@ async fn partitions_without_identity(
         let help = format!(
             "ALTER TABLE {partition} REPLICA IDENTITY FULL (or as the table's; each partition has its own)"
         );
-        config_problem(pipeline, &table.table, message, help)
+        config_problem(Code::PartitionIdentity, pipeline, &table.table, message, help)
     };
     Ok(partitions.into_iter().map(problem).collect())
 }
@@ -262,7 +271,7 @@ async fn missing_table(
         None => "is it the right database, and the right schema?".to_owned(),
     };
     let message = format!("{end} table {wanted} doesn't exist on connection {connection}");
-    Ok(config_problem(pipeline, &name.table, message, help))
+    Ok(config_problem(Code::TableMissing, pipeline, &name.table, message, help))
 }
 
 async fn output_table(
@@ -279,7 +288,7 @@ async fn output_table(
     };
     if !matches!(table.kind, 'r' | 'p') {
         let message = format!("{} is no table: rows can't be written to it", table.sql());
-        problems.push(config_problem(pipeline, &name.table, message, None));
+        problems.push(config_problem(Code::NoTable, pipeline, &name.table, message, None));
         return Ok(None);
     }
     let output = &pipeline.output;
@@ -290,7 +299,7 @@ async fn output_table(
             let near = nearest(column, table.columns.iter().map(|c| c.name.as_str()));
             let help = near.map(|near| format!("did you mean {near}?"));
             let message = format!("the output table {} has no column {}", table.sql(), quote_ident(column));
-            problems.push(config_problem(pipeline, column, message, help));
+            problems.push(config_problem(Code::ColumnMissing, pipeline, column, message, help));
         }
     }
     problems.extend(key_problem(pipeline, &table, &key));
@@ -318,7 +327,7 @@ fn key_problem(pipeline: &Pipeline, table: &Table, key: &[String]) -> Option<Sql
         let help = format!(
             "ALTER TABLE {sql} ADD PRIMARY KEY (…), or `key: […]` with a unique index on these columns"
         );
-        return Some(config_problem(pipeline, "output", message, help));
+        return Some(config_problem(Code::NoKey, pipeline, "output", message, help));
     }
     let covers = |columns: &[String]| columns.len() == key.len() && key.iter().all(|k| columns.contains(k));
     let upserts = actions(pipeline).contains(&Action::Upsert);
@@ -330,7 +339,8 @@ fn key_problem(pipeline: &Pipeline, table: &Table, key: &[String]) -> Option<Sql
         "{sql} has no unique index on ({columns}), the key, so rows can't be upserted \
          (a partial or deferrable one doesn't do)"
     );
-    Some(config_problem(pipeline, "key", message, format!("CREATE UNIQUE INDEX ON {sql} ({columns})")))
+    let help = format!("CREATE UNIQUE INDEX ON {sql} ({columns})");
+    Some(config_problem(Code::KeyNotUnique, pipeline, "key", message, help))
 }
 
 fn rules(pipeline: &Pipeline, target: Option<&Target>) -> Rules {

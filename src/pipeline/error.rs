@@ -5,6 +5,7 @@ use std::fmt;
 use tokio_postgres::error::SqlState;
 
 use crate::change::Lsn;
+use crate::codes::Code;
 use crate::postgres::{ConnectError, error, sqlstate};
 use crate::sink::postgres::SinkError;
 use crate::sink::postgres::failure::Failure;
@@ -134,6 +135,25 @@ impl PipelineError {
         }
     }
 
+    /// Which kind of problem it is.
+    pub fn code(&self) -> Code {
+        match self {
+            PipelineError::Connect(error) => error.code(),
+            PipelineError::Source { source, .. } if error::is_transient(source) => Code::TryAgain,
+            PipelineError::Source { .. } => Code::ServerAnswer,
+            PipelineError::Sql { problem, .. } => problem.code,
+            PipelineError::Problems(problems) => problems.first().map_or(Code::SqlRefused, |p| p.code),
+            PipelineError::Sink(error) => error.code(),
+            PipelineError::Truncated { .. } => Code::Truncated,
+            PipelineError::ValueGone { .. } => Code::ValueGone,
+            PipelineError::Input(_) => Code::InputReplaced,
+            PipelineError::Rewound { .. } => Code::OutputRewound,
+            PipelineError::Replica(_) | PipelineError::Standby(_) => Code::ReplicaLost,
+            PipelineError::StreamBroke => Code::StreamBroke,
+            PipelineError::At { error, .. } => error.code(),
+        }
+    }
+
     /// One word for what it is, where no server gave it a code.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -245,6 +265,7 @@ impl PipelineError {
     pub fn failure(&self) -> Failure {
         let failure = Failure {
             error: self.to_string(),
+            code: Some(self.code().to_string()),
             sqlstate: self.sqlstate().map(str::to_owned),
             file: self.file(),
             ..Failure::default()

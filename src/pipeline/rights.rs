@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 
 use super::definition::{Checked, config_problem};
 use super::error::PipelineError;
+use crate::codes::Code;
 use crate::config::{Action, Pipeline, TableName, TruncateAction};
 use crate::postgres::catalog::Table;
 use crate::postgres::ident::quote_ident;
@@ -63,21 +64,27 @@ async fn missing(
         found.map_err(PipelineError::source("asking for rights on a table"))?;
     let (sql, missing) = (table.sql(), missing.join(", "));
     let mut problems = Vec::new();
-    let mut refuse = |message: String, cure: String| {
-        let problem = config_problem(pipeline, &name.table, message, cure);
+    let mut refuse = |code: Code, message: String, cure: String| {
+        let problem = config_problem(code, pipeline, &name.table, message, cure);
         problems.push(SqlProblem { is_refusal: true, ..problem });
     };
     if !may_look {
         let schema = quote_ident(&table.schema);
         refuse(
+            Code::SchemaRight,
             format!("{role} may not look into schema {schema}"),
             format!("GRANT USAGE ON SCHEMA {schema} TO {role}"),
         );
     }
     if !missing.is_empty() {
-        refuse(format!("{role} lacks {missing} on {sql}"), format!("GRANT {missing} ON {sql} TO {role}"));
+        refuse(
+            Code::TableRight,
+            format!("{role} lacks {missing} on {sql}"),
+            format!("GRANT {missing} ON {sql} TO {role}"),
+        );
     } else if is_filtered {
         refuse(
+            Code::RowSecurity,
             format!("row-level security hides rows of {sql} from {role}: {hidden}"),
             format!("ALTER ROLE {role} BYPASSRLS"),
         );

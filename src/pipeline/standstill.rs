@@ -37,7 +37,7 @@ impl Task {
         let first = self.floor.lsn();
         let name = self.definition.pipeline.name.clone();
         self.state.fail(&error);
-        tracing::error!(event = "pipeline_failed", pipeline = %name, at = %first,
+        tracing::error!(event = "pipeline_failed", code = %error.code(), pipeline = %name, at = %first,
             "pipeline {name} failed: {error}. Its place is kept at {first}; mend the cause, then trucker resume {name}");
         if error.is_fenced() {
             return Err(Stopped { error, first });

@@ -9,6 +9,7 @@ use super::counts::Counts;
 use super::error::PipelineError;
 use super::pending::Pending;
 use crate::change::Lsn;
+use crate::codes::Code;
 
 /// Where a pipeline is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Phase {
 pub struct Trouble {
     /// When.
     pub at: SystemTime,
+    /// Which kind of problem.
+    pub code: Code,
     /// What, where, and the server's words.
     pub message: String,
     /// What to do about it, where that is known.
@@ -142,7 +145,7 @@ impl State {
 
     fn trouble(&self, phase: Phase, error: &PipelineError) -> SystemTime {
         let now = SystemTime::now();
-        let trouble = Trouble { at: now, message: error.to_string(), fix: error.fix() };
+        let trouble = Trouble { at: now, code: error.code(), message: error.to_string(), fix: error.fix() };
         let mut life = self.life();
         (life.phase, life.since, life.trouble) = (phase, now, Some(trouble));
         now

@@ -139,7 +139,7 @@ impl Task {
         memory.pause = (memory.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
         if error.is_transient() {
             self.state.retry(error);
-            tracing::warn!(event = "retrying", pipeline = %self.definition.pipeline.name, at = %self.floor.lsn(),
+            tracing::warn!(event = "retrying", code = %error.code(), pipeline = %self.definition.pipeline.name, at = %self.floor.lsn(),
                 pause_ms = memory.pause.as_millis() as u64, "{error}; trying again");
         }
         tokio::select! {

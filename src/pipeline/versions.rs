@@ -1,6 +1,7 @@
 //! What two major versions write and read differently, where it could change a value without a word. Pure.
 
 use super::definition::{Definition, config_problem};
+use crate::codes::Code;
 use crate::postgres::catalog::Table;
 use crate::transform::SqlProblem;
 
@@ -23,7 +24,7 @@ pub fn problem(definition: &Definition, source: u32, output: u32) -> Option<SqlP
     );
     let cure = format!("ALTER TABLE {} ALTER COLUMN {into} TYPE text", target.table.sql());
     let name = definition.pipeline.output.table.as_ref().map_or("", |name| name.table.as_str());
-    Some(config_problem(&definition.pipeline, name, message, cure))
+    Some(config_problem(Code::VersionDiffers, &definition.pipeline, name, message, cure))
 }
 
 fn char_column(table: &Table) -> Option<String> {

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, NoTls, SimpleQueryMessage};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::error::{self, ConnectError, ServerError};
+use super::connect_error::ConnectError;
+use super::error::{self, ServerError};
 use super::liveness::{self, Seen, Watched};
 use super::settings::{self, Backend, Purpose};
 use super::socket::{self, Wire};
@@ -190,7 +191,13 @@ pub(super) fn io_error(to: &PostgresConnection, error: &io::Error) -> ConnectErr
 }
 
 fn unreachable(to: &PostgresConnection, source: io::Error) -> ConnectError {
-    ConnectError::Unreachable { connection: to.name.clone(), address: address(to), source }
+    let (connection, address) = (to.name.clone(), address(to));
+    match source.kind() {
+        io::ErrorKind::NotFound if !to.host.starts_with('/') => {
+            ConnectError::HostUnknown { connection, address, source }
+        }
+        _ => ConnectError::Unreachable { connection, address, source },
+    }
 }
 
 fn silent(to: &PostgresConnection) -> ConnectError {

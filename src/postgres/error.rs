@@ -208,85 +208,13 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Why there is no connection. Names the connection as trucker.yml does, and the cure.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the texts say it")]
-pub enum ConnectError {
-    #[error(
-        "connection {connection}: nothing answers at {address}: {}. Is the server running, and reachable from here?",
-        source
-    )]
-    Unreachable { connection: String, address: String, source: io::Error },
-    #[error(
-        "connection {connection}: the server at {address} offers no TLS, but sslmode is {mode}. Turn on `ssl` on the server, or choose `sslmode: prefer`"
-    )]
-    NoTls { connection: String, address: String, mode: &'static str },
-    #[error(
-        "connection {connection}: the certificate of {address} is not to be trusted: {reason}. Name the certificate authority that signed it in ssl_root_cert"
-    )]
-    Untrusted { connection: String, address: String, reason: String },
-    #[error(
-        "connection {connection}: the certificate of {address} is for another name: {reason}. Use the name that the certificate has as `host`, or `sslmode: verify-ca`"
-    )]
-    WrongName { connection: String, address: String, reason: String },
-    #[error("connection {connection}: {key} can't be used: {reason}")]
-    TlsFile { connection: String, key: &'static str, reason: String },
-    #[error("connection {connection}: no TLS with {address}: {reason}")]
-    Handshake { connection: String, address: String, reason: String },
-    #[error("connection {connection}: {error}. {}", if *.given { "Is `user` right, and `pass`?" } else { "Set `pass`" })]
-    Password { connection: String, given: bool, error: Box<ServerError> },
-    #[error(
-        "connection {connection}: {error}. The server's pg_hba.conf decides who may connect from where, and with or without TLS (`sslmode`)"
-    )]
-    NotAllowed { connection: String, error: Box<ServerError> },
-    #[error("connection {connection}: {error}. Is `database` right?")]
-    NoDatabase { connection: String, error: Box<ServerError> },
-    #[error("connection {connection}: {error}")]
-    Server { connection: String, error: Box<ServerError> },
-    #[error(
-        "connection {connection}: there seems to be a connection pooler in between ({reason}): connect to Postgres directly"
-    )]
-    Pooler { connection: String, reason: String },
-    #[error("connection {connection}: the server at {address} doesn't speak as Postgres does: {reason}")]
-    Protocol { connection: String, address: String, reason: String },
-}
-
-impl ConnectError {
-    /// Whether trying again later may help.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            // A name that isn't known yet, a server that isn't up yet, a firewall that is being changed.
-            ConnectError::Unreachable { .. } => true,
-            ConnectError::Server { error, .. } => error.is_transient(),
-            _ => false,
-        }
-    }
-
-    /// Sorts what a server said to the startup packet or to a password.
-    pub(super) fn from_server(connection: &str, given: bool, error: ServerError) -> Self {
-        let error = Box::new(error);
-        let connection = connection.to_owned();
-        match error.code.as_str() {
-            "28P01" => ConnectError::Password { connection, given, error },
-            "28000" => ConnectError::NotAllowed { connection, error },
-            "3D000" => ConnectError::NoDatabase { connection, error },
-            "42501" if error.message.starts_with("permission denied for database") => {
-                let mut error = error;
-                let database = error.message.split('"').nth(1).unwrap_or("…");
-                error.hint = Some(format!("GRANT CONNECT ON DATABASE {database} TO its user"));
-                ConnectError::Server { connection, error }
-            }
-            "08P01" if error.message.contains("startup parameter") => {
-                ConnectError::Pooler { connection, reason: error.message }
-            }
-            _ => ConnectError::Server { connection, error },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn server(code: &str, message: &str) -> ServerError {
+        ServerError::decode(format!("VFATAL\0C{code}\0M{message}\0\0").as_bytes())
+    }
 
     #[test]
     fn values_are_taken_out_of_class_22_and_names_are_kept() {
@@ -390,59 +318,6 @@ mod tests {
             let error = ServerError::decode(body.as_bytes());
             let text = if code == "42601" { error.message } else { error.to_string() };
             assert_eq!(text.contains("secret"), is_shown, "{code} {origin}: {text}");
-        }
-    }
-
-    fn server(code: &str, message: &str) -> ServerError {
-        ServerError::decode(format!("VFATAL\0C{code}\0M{message}\0\0").as_bytes())
-    }
-
-    #[test]
-    fn each_refusal_names_the_connection_and_the_cure() {
-        for (given, code, message, shown) in [
-            (
-                true,
-                "28P01",
-                "password authentication failed for user \"u\"",
-                "connection db: password authentication failed for user \"u\" (SQLSTATE 28P01). Is `user` right, and `pass`?",
-            ),
-            (
-                false,
-                "28P01",
-                "empty password returned by client",
-                "connection db: empty password returned by client (SQLSTATE 28P01). Set `pass`",
-            ),
-            (
-                true,
-                "28000",
-                "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption",
-                "connection db: no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption \
-                 (SQLSTATE 28000). The server's pg_hba.conf decides who may connect from where, and with or without \
-                 TLS (`sslmode`)",
-            ),
-            (
-                true,
-                "3D000",
-                "database \"d\" does not exist",
-                "connection db: database \"d\" does not exist (SQLSTATE 3D000). Is `database` right?",
-            ),
-            (
-                true,
-                "08P01",
-                "unsupported startup parameter: options",
-                "connection db: there seems to be a connection pooler in between (unsupported startup parameter: \
-                 options): connect to Postgres directly",
-            ),
-            (
-                true,
-                "57P03",
-                "the database system is starting up",
-                "connection db: the database system is starting up (SQLSTATE 57P03)",
-            ),
-        ] {
-            let error = ConnectError::from_server("db", given, server(code, message));
-            assert_eq!(error.to_string(), shown);
-            assert_eq!(error.is_transient(), code == "57P03");
         }
     }
 }

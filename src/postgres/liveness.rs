@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{Session, connect};
-use super::error::ConnectError;
+use super::connect_error::ConnectError;
 use super::settings::{Backend, Purpose};
 use super::socket::Wire;
 use crate::config::PostgresConnection;

@@ -4,6 +4,7 @@
 pub mod array;
 pub mod catalog;
 mod connect;
+mod connect_error;
 pub mod error;
 pub mod ident;
 mod liveness;
@@ -14,7 +15,8 @@ pub mod sqlstate;
 mod tls;
 
 pub use connect::{Session, connect};
-pub use error::{ConnectError, ServerError, describe, is_transient};
+pub use connect_error::ConnectError;
+pub use error::{ServerError, describe, is_transient};
 pub use raw::{BackendMessage, MessageReader, RawConnection, RawError, RawRow};
 pub use settings::Purpose;
 pub use socket::Wire;

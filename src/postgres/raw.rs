@@ -11,7 +11,8 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::connect::{address, establish, io_error};
-use super::error::{ConnectError, ServerError};
+use super::connect_error::ConnectError;
+use super::error::ServerError;
 use super::settings;
 use super::socket::Wire;
 use crate::config::PostgresConnection;

@@ -2,7 +2,7 @@
 //! or `ALTER DATABASE … SET` can change how values are written or what a query sees; and the check that the
 //! server took them, which a connection pooler in between prevents.
 
-use super::error::ConnectError;
+use super::connect_error::ConnectError;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,10 +27,12 @@ pub enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Connects to the first address of the host that answers; the error is the last one's.
+/// Connects to the first address of the host that answers; the error is the last one's. `NotFound`: the host has none.
 pub(super) async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in tokio::net::lookup_host((host, port)).await? {
+    let unknown = |why: String| io::Error::new(io::ErrorKind::NotFound, why);
+    let mut last = unknown("the name server knows none".to_owned());
+    let addresses = tokio::net::lookup_host((host, port)).await.map_err(|e| unknown(e.to_string()))?;
+    for address in addresses {
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 notice_dead_peers(&stream)?;

@@ -1,6 +1,8 @@
 //! What a SQLSTATE means for whoever meets it: wait, leave a change out, or ask a person (PostgreSQL documentation, appendix
 //! "PostgreSQL Error Codes"). Codes only; words are another file's.
 
+use crate::codes::Code;
+
 /// Whether a SQLSTATE is about values: data that can't be converted (22), constraints (23), a second row where one may be
 /// (21), a view's CHECK OPTION (44), what the user's own functions raise (P0, 38), a value too long for its index (54000).
 /// Everything else is about the set-up (42), rights, resources or the server, and would meet the next change as well.
@@ -28,6 +30,49 @@ pub fn is_transient(code: &str) -> bool {
         "58000", // system error
     ];
     code.starts_with("08") || code.starts_with("53") || CODES.contains(&code)
+}
+
+/// What is wrong with SQL of the user's that a server refuses to prepare.
+pub fn code_of_preparing(code: &str) -> Code {
+    match code {
+        "42601" => Code::SqlSyntax,
+        "42P01" | "42703" | "42883" | "42704" | "3F000" | "42P02" => Code::SqlUnknownName,
+        "42846" => Code::SqlType,
+        "42501" => Code::SqlRight,
+        _ => Code::SqlRefused,
+    }
+}
+
+/// What is wrong where SQL of the user's fails for a change, on the source.
+pub fn code_of_running(code: &str) -> Code {
+    match code {
+        "42501" => Code::RightLost,
+        _ if is_transient(code) => code_of_trouble(code),
+        _ => Code::SqlFailed,
+    }
+}
+
+/// What is wrong where an output refuses to write.
+pub fn code_of_writing(code: &str) -> Code {
+    match code {
+        "23502" => Code::NotNull,
+        "23505" => Code::NotUnique,
+        "23503" => Code::ForeignKeyMissing,
+        "23514" | "23P01" | "44000" => Code::CheckViolated,
+        "42501" => Code::RightLost,
+        _ if code.starts_with("22") => Code::ValueUnfit,
+        _ if is_transient(code) => code_of_trouble(code),
+        _ => Code::OutputRefused,
+    }
+}
+
+/// What may pass by itself.
+fn code_of_trouble(code: &str) -> Code {
+    match code {
+        "25006" => Code::OutputReadOnly,
+        _ if code.starts_with("53") => Code::ServerFull,
+        _ => Code::TryAgain,
+    }
 }
 
 #[cfg(test)]

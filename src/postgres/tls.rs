@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::connect::{address, io_error};
-use super::error::ConnectError;
+use super::connect_error::ConnectError;
 use super::socket::Wire;
 use crate::config::PostgresConnection;
 use crate::tls::{Terms, client_config};

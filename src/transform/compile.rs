@@ -12,6 +12,7 @@ use super::query::{CompileError, CopyQuery, Query, Types, nearest, prepare, prep
 use super::render::{RenderedFile, Scene, render_file};
 use super::scan::Scope;
 use crate::change::{Operation, Relation};
+use crate::codes::Code;
 use crate::config::{Action, Pipeline, SqlFile, TableName};
 use crate::postgres::catalog::{TEXT_OID, Table};
 use crate::postgres::ident::{quote_ident, quote_idents};
@@ -183,6 +184,7 @@ impl Compiler<'_> {
             }
             (Some(reference), None) => Err(own
                 .problem(
+                    Code::SqlTransformed,
                     Some(reference.offset),
                     "transformed is what transform.sql returns, and there is no transform.sql",
                     Some("use new, old or row; or add a transform.sql".to_owned()),
@@ -225,10 +227,10 @@ impl Compiler<'_> {
             let Some(name) = reference.column.as_deref() else { continue };
             if reference.scope == Scope::Transformed && is_transform {
                 let message = "transformed is what transform.sql returns: only insert.sql, update.sql and delete.sql have it";
-                problems.push(rendered.problem(Some(reference.offset), message, None));
+                problems.push(rendered.problem(Code::SqlTransformed, Some(reference.offset), message, None));
             } else if reference.scope != Scope::Transformed && !input.has(reference.scope, operation, name) {
-                let (message, help) = self.missing(input, reference.scope, operation, name);
-                problems.push(rendered.problem(Some(reference.offset), message, Some(help)));
+                let (code, message, help) = self.missing(input, reference.scope, operation, name);
+                problems.push(rendered.problem(code, Some(reference.offset), message, Some(help)));
             }
         }
         if problems.is_empty() { Ok(rendered) } else { Err(CompileError::Problems(problems)) }
@@ -241,7 +243,7 @@ impl Compiler<'_> {
         scope: Scope,
         operation: Operation,
         name: &str,
-    ) -> (String, String) {
+    ) -> (Code, String, String) {
         let (table, column) = (self.source.sql(), quote_ident(name));
         if self.source.column(name).is_some() {
             let sent = quote_idents(input.old_columns().iter().map(String::as_str));
@@ -252,14 +254,15 @@ impl Compiler<'_> {
             let help = format!(
                 "use only these columns, or have whole rows sent: ALTER TABLE {table} REPLICA IDENTITY FULL"
             );
-            return (message, help);
+            return (Code::SqlColumnUnsent, message, help);
         }
         let names = input.new_columns();
         let help = match nearest(name, names.iter().map(String::as_str)) {
             Some(near) => format!("did you mean {}.{}?", scope.as_str(), quote_ident(near)),
             None => format!("its columns: {}", quote_idents(names.iter().map(String::as_str))),
         };
-        (format!("{}.{column}: table {table} has no column {column}", scope.as_str()), help)
+        let message = format!("{}.{column}: table {table} has no column {column}", scope.as_str());
+        (Code::SqlColumnUnknown, message, help)
     }
 
     /// The plain copy without any SQL, where every value can go as it came.
@@ -321,7 +324,7 @@ impl Compiler<'_> {
                 "add a transform.sql; the input's columns: {}",
                 quote_idents(theirs.iter().map(String::as_str))
             );
-            return Err(self.config_problem(message, Some(help)).into());
+            return Err(self.config_problem(Code::NothingShared, message, Some(help)).into());
         }
         Ok(self.select_row(if operation == Operation::Delete { "old" } else { "new" }, &names))
     }
@@ -336,8 +339,15 @@ impl Compiler<'_> {
         &self.pipeline.config_path
     }
 
-    fn config_problem(&self, message: String, help: Option<String>) -> SqlProblem {
-        SqlProblem { path: self.config_path().to_owned(), place: None, message, help, is_refusal: false }
+    fn config_problem(&self, code: Code, message: String, help: Option<String>) -> SqlProblem {
+        SqlProblem {
+            code,
+            path: self.config_path().to_owned(),
+            place: None,
+            message,
+            help,
+            is_refusal: false,
+        }
     }
 
     /// How the rows of an old row are found (contract, section 4): delete.sql, else transform.sql as far as the
@@ -425,6 +435,7 @@ impl Compiler<'_> {
             sent.first().map_or_else(|| "…".to_owned(), |c| format!("{{{{ old.{} }}}}", quote_ident(c)));
         let first = self.replace.first().map_or_else(String::new, |c| quote_ident(c));
         self.config_problem(
+            Code::Untraceable,
             format!(
                 "deletes and key changes of {source} can't be carried out in {output}: its rows are identified by \
                  ({wanted}), but of the old row Postgres sends only ({})",

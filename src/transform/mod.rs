@@ -14,11 +14,14 @@ pub mod visibility;
 
 use std::path::PathBuf;
 
+use crate::codes::Code;
 use crate::config::template::Place;
 
 /// What is wrong with a SQL file, or with what it is meant for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlProblem {
+    /// Which kind of problem.
+    pub code: Code,
     /// The file.
     pub path: PathBuf,
     /// Where in it, if it is about a place.

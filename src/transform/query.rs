@@ -9,9 +9,10 @@ use tokio_postgres::error::{ErrorPosition, SqlState};
 use super::SqlProblem;
 use super::chain::{Chain, Param, UNSENT};
 use super::render::RenderedFile;
+use crate::codes::Code;
 use crate::postgres::catalog::Table;
-use crate::postgres::error;
 use crate::postgres::ident::quote_ident;
+use crate::postgres::{error, sqlstate};
 
 /// Why a statement could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +101,7 @@ impl CopyQuery {
 
     /// A run-time error in the words of a problem.
     pub fn problem(&self, failure: &tokio_postgres::Error) -> SqlProblem {
-        problem_at(failure, None, &self.chain.files)
+        problem_at(sqlstate::code_of_running, failure, None, &self.chain.files)
     }
 
     /// Whether the rows can travel in binary form.
@@ -161,7 +162,7 @@ impl Query {
     /// A run-time error in the words of a problem: which file, and where if the server says so.
     pub fn problem(&self, failure: &tokio_postgres::Error) -> SqlProblem {
         let at = position(failure, None).and_then(|at| at.checked_sub(self.chain_start));
-        problem_at(failure, at, &self.chain.files)
+        problem_at(sqlstate::code_of_running, failure, at, &self.chain.files)
     }
 }
 
@@ -215,7 +216,12 @@ async fn explain(
     lines.map_err(|failure| match failure.as_db_error() {
         Some(refusal) if *refusal.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
             let help = missing_grant(refusal.message());
-            SqlProblem { help, is_refusal: true, ..problem_at(&failure, None, files) }.into()
+            SqlProblem {
+                help,
+                is_refusal: true,
+                ..problem_at(sqlstate::code_of_preparing, &failure, None, files)
+            }
+            .into()
         }
         _ => CompileError::Postgres(failure),
     })
@@ -255,29 +261,35 @@ async fn result_columns(
     for column in probe.columns() {
         let name = column.name();
         let about = match types.target.as_deref() {
-            _ if name == "?column?" => {
-                Some(("a result column has no name".to_owned(), Some("give it one: … AS name".to_owned())))
-            }
-            _ if columns.iter().any(|c| c.column.name == name) => {
-                Some((format!("two result columns are called {}", quote_ident(name)), None))
-            }
+            _ if name == "?column?" => Some((
+                Code::SqlResultName,
+                "a result column has no name".to_owned(),
+                Some("give it one: … AS name".to_owned()),
+            )),
+            _ if columns.iter().any(|c| c.column.name == name) => Some((
+                Code::SqlResultName,
+                format!("two result columns are called {}", quote_ident(name)),
+                None,
+            )),
             Some(target) => refused_by(target, name),
             None => None,
         };
-        if let (Some((message, help)), Some(file)) = (about, file) {
-            problems.push(file.problem(None, message, help));
+        if let (Some((code, message, help)), Some(file)) = (about, file) {
+            problems.push(file.problem(code, None, message, help));
             continue;
         }
         columns.push(select_column(name, column.type_(), types));
     }
     if columns.is_empty() && problems.is_empty() {
-        problems.extend(file.map(|f| f.problem(None, "the statement returns no columns", None)));
+        problems.extend(
+            file.map(|f| f.problem(Code::SqlResultName, None, "the statement returns no columns", None)),
+        );
     }
     if problems.is_empty() { Ok(columns) } else { Err(CompileError::Problems(problems)) }
 }
 
 /// Why the output has no place for a column of that name.
-fn refused_by(target: &Table, name: &str) -> Option<(String, Option<String>)> {
+fn refused_by(target: &Table, name: &str) -> Option<(Code, String, Option<String>)> {
     let output = format!("{}.{}", target.schema, target.table);
     match target.column(name) {
         None => {
@@ -289,11 +301,13 @@ fn refused_by(target: &Table, name: &str) -> Option<(String, Option<String>)> {
                 quote_ident(name)
             );
             Some((
+                Code::SqlResultUnknown,
                 format!("the output table {output} has no column {}", quote_ident(name)),
                 help.or(Some(add)),
             ))
         }
         Some(column) if column.is_generated() => Some((
+            Code::SqlResultGenerated,
             format!(
                 "column {} of the output table {output} is generated: it can't be written",
                 quote_ident(name)
@@ -342,7 +356,7 @@ fn locate(
         return CompileError::Postgres(failure);
     }
     let at = position(&failure, Some(sql)).and_then(|at| at.checked_sub(chain_start));
-    problem_at(&failure, at, files).into()
+    problem_at(sqlstate::code_of_preparing, &failure, at, files).into()
 }
 
 /// Byte offset that the server points at; its own count is of characters.
@@ -354,6 +368,7 @@ fn position(failure: &tokio_postgres::Error, sql: Option<&str>) -> Option<usize>
 
 /// Blames the file that the offset lies in, or the last one.
 fn problem_at(
+    code_of: fn(&str) -> Code,
     failure: &tokio_postgres::Error,
     at: Option<usize>,
     files: &[(usize, RenderedFile)],
@@ -362,11 +377,12 @@ fn problem_at(
         files.iter().find(|(start, f)| (*start..=start + f.statement().len()).contains(&at)).map(|f| (f, at))
     });
     let message = error::describe(failure);
+    let code = code_of(failure.code().map_or("", |state| state.code()));
     match (found, files.last()) {
-        (Some(((start, file), at)), _) => file.problem(Some(at - start), message, None),
-        (None, Some((_, file))) => file.problem(None, message, None),
+        (Some(((start, file), at)), _) => file.problem(code, Some(at - start), message, None),
+        (None, Some((_, file))) => file.problem(code, None, message, None),
         (None, None) => {
-            SqlProblem { path: Default::default(), place: None, message, help: None, is_refusal: false }
+            SqlProblem { code, path: Default::default(), place: None, message, help: None, is_refusal: false }
         }
     }
 }

@@ -11,6 +11,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Undefi
 use super::SqlProblem;
 use super::scan::{Reference, Scanned, Scope, scan};
 use crate::change::Operation;
+use crate::codes::Code;
 use crate::config::template::{self, Place, Rendered};
 use crate::config::{SqlFile, TableName};
 use crate::postgres::ident::{quote_ident, quote_literal};
@@ -69,12 +70,20 @@ impl RenderedFile {
     /// The file as a problem's place, at a byte offset of the rendered text.
     pub fn problem(
         &self,
+        code: Code,
         offset: Option<usize>,
         message: impl Into<String>,
         help: Option<String>,
     ) -> SqlProblem {
         let place = offset.map(|offset| self.place(offset));
-        SqlProblem { path: self.file.path.clone(), place, message: message.into(), help, is_refusal: false }
+        SqlProblem {
+            code,
+            path: self.file.path.clone(),
+            place,
+            message: message.into(),
+            help,
+            is_refusal: false,
+        }
     }
 
     /// The template's line that a line of the rendered text starts in; both count from 1.
@@ -102,6 +111,7 @@ impl RenderedFile {
         match self.second_statement {
             None => Ok(()),
             Some(offset) => Err(self.problem(
+                Code::SqlStatements,
                 Some(offset),
                 "a second statement: the file must be one SELECT",
                 Some("join the two with WITH … or UNION ALL".to_owned()),
@@ -116,6 +126,7 @@ pub fn render_file(file: &SqlFile, scene: &Scene<'_>) -> Result<RenderedFile, Sq
     let rendered = template::render(&env, "file.sql", &file.text, context(scene)).map_err(|error| {
         let place = error.place;
         SqlProblem {
+            code: error.code,
             path: file.path.clone(),
             place,
             message: error.message,
@@ -128,7 +139,7 @@ pub fn render_file(file: &SqlFile, scene: &Scene<'_>) -> Result<RenderedFile, Sq
     if is_empty {
         let message =
             format!("the file holds no statement for operation '{}' on {}", scene.operation, scene.table);
-        return Err(rendered.problem(Some(0), message, None));
+        return Err(rendered.problem(Code::TemplateEmpty, Some(0), message, None));
     }
     Ok(rendered)
 }

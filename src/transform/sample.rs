@@ -10,8 +10,8 @@ use super::chain::InputTable;
 use super::query::CompileError;
 use super::resolve::text_sql;
 use crate::change::{Cell, Change, Operation, Relation, Tuple, TupleBuilder};
-use crate::postgres::error;
 use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::postgres::{error, sqlstate};
 
 /// Which rows.
 #[derive(Debug, Clone)]
@@ -57,7 +57,9 @@ fn of_condition(failure: tokio_postgres::Error, sample: &Sample) -> CompileError
     }
     let help = "the condition is over the input table's columns, say: id = 5".to_owned();
     let message = error::describe(&failure);
-    SqlProblem { path: "--where".into(), place: None, message, help: Some(help), is_refusal: false }.into()
+    let code = sqlstate::code_of_preparing(failure.code().map_or("", |state| state.code()));
+    SqlProblem { code, path: "--where".into(), place: None, message, help: Some(help), is_refusal: false }
+        .into()
 }
 
 fn tuple(row: &tokio_postgres::Row) -> Result<Tuple, tokio_postgres::Error> {

@@ -339,5 +339,5 @@ fn status_shows_the_rest_when_a_server_cannot_be_reached() {
     assert_eq!(code, Some(4), "{json}");
     assert_eq!(json["pipelines"][0]["state"], "unknown");
     assert_eq!(json["sources"][0]["slot_state"], "idle");
-    assert!(json["errors"][0].as_str().is_some_and(|error| error.contains("nowhere")), "{json}");
+    assert!(json["errors"][0]["message"].as_str().is_some_and(|error| error.contains("nowhere")), "{json}");
 }

@@ -329,7 +329,7 @@ async fn a_refusal_names_the_connection_the_cause_and_the_cure() {
         (
             PostgresConnection { host: "no.such.host.invalid".to_owned(), ..trusted.clone() },
             true,
-            format!("nothing answers at no.such.host.invalid:{port}: "),
+            format!("the host of no.such.host.invalid:{port} has no address: "),
         ),
         (
             PostgresConnection { sslmode: SslMode::Require, ..trusted },

@@ -120,7 +120,7 @@ fn a_pooler_that_drops_session_settings_is_refused_on_either_side() {
         let port = if is_source { s.source.port } else { s.output.port };
         through(&s, port, &Proxy::to(port, Some(without_options)));
         let said = s.once_fails(4);
-        for word in ["connection pooler", "connect to Postgres directly"] {
+        for word in ["connection pooler", "Connect to Postgres directly"] {
             assert!(said.contains(word), "no word on {word}: {said}");
         }
         s.assert_nothing_created();

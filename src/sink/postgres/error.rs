@@ -1,7 +1,8 @@
 //! What goes wrong in an output, and whether trying again may help.
 
 use crate::change::Lsn;
-use crate::postgres::error;
+use crate::codes::Code;
+use crate::postgres::{error, sqlstate};
 
 /// An output's failure.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,23 @@ impl SinkError {
     pub fn at(what: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> SinkError {
         let what = what.into();
         move |source| SinkError::Postgres { what, source }
+    }
+
+    /// Which kind of problem it is.
+    pub fn code(&self) -> Code {
+        match self {
+            SinkError::Postgres { what, source } => {
+                let state = source.code().map_or("", |state| state.code());
+                let is_about_sql = what.ends_with(".sql") && state.starts_with("42") && state != "42501";
+                match source.as_db_error() {
+                    None => Code::TryAgain,
+                    Some(_) if is_about_sql => Code::LoadRefused,
+                    Some(_) => sqlstate::code_of_writing(state),
+                }
+            }
+            SinkError::NullKey(..) => Code::NullKey,
+            SinkError::Fenced { .. } => Code::Fenced,
+        }
     }
 
     /// Whether trying again may help.

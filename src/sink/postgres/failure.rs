@@ -14,6 +14,8 @@ use super::error::SinkError;
 pub struct Failure {
     /// What went wrong, in the words that the log has.
     pub error: String,
+    /// Which kind of problem: `TRK0802`.
+    pub code: Option<String>,
     /// The server's code.
     pub sqlstate: Option<String>,
     /// The SQL file.

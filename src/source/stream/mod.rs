@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use self::feedback::Feedback;
 use crate::change::Lsn;
+use crate::codes::Code;
 use crate::config::PostgresConnection;
 use crate::postgres::{
     BackendMessage, ConnectError, MessageReader, RawConnection, RawError, ServerError, Wire,
@@ -98,6 +99,18 @@ pub enum StreamError {
 }
 
 impl StreamError {
+    /// Which kind of problem it is.
+    pub fn code(&self) -> Code {
+        match self {
+            StreamError::Connect(error) => error.code(),
+            StreamError::Lost(_) | StreamError::Ended | StreamError::Silent(_) => Code::StreamBroke,
+            StreamError::SlotActive(_) => Code::Held,
+            StreamError::SlotMissing(_) => Code::SlotGone,
+            StreamError::SlotUnusable(_) => Code::SlotLost,
+            StreamError::Server(_) | StreamError::Protocol(_) => Code::StreamUnreadable,
+        }
+    }
+
     /// Whether trying again later may help. For a slot that another process reads it may: a connection that
     /// broke keeps its slot until the server notices.
     pub fn is_transient(&self) -> bool {
