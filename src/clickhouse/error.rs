@@ -11,7 +11,7 @@ pub struct Error {
     pub code: Option<i32>,
     /// Its name, such as `TOO_MANY_PARTS`; empty without a code.
     pub name: String,
-    /// The server's words, values replaced by `…`; else what happened.
+    /// The server's words as far as they hold no values; else what happened.
     pub message: String,
     kind: Kind,
 }
@@ -139,8 +139,8 @@ const TRANSIENT: [(i32, &str); 32] = [
     (999, "KEEPER_EXCEPTION"),
 ];
 
-/// What quotes values, or may: these lose all that is quoted.
-const ABOUT_VALUES: [(i32, &str); 26] = [
+/// What another row wouldn't meet.
+const ABOUT_VALUES: [(i32, &str); 25] = [
     (6, "CANNOT_PARSE_TEXT"),
     (26, "CANNOT_PARSE_QUOTED_STRING"),
     (27, "CANNOT_PARSE_INPUT_ASSERTION_FAILED"),
@@ -155,7 +155,6 @@ const ABOUT_VALUES: [(i32, &str); 26] = [
     (128, "TOO_LARGE_ARRAY_SIZE"),
     (130, "CANNOT_READ_ARRAY_FROM_TEXT"),
     (131, "TOO_LARGE_STRING_SIZE"),
-    (153, "ILLEGAL_DIVISION"),
     (321, "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE"),
     (349, "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN"),
     (376, "CANNOT_PARSE_UUID"),
@@ -181,60 +180,126 @@ fn split_name(text: &str) -> (&str, &str) {
     }
 }
 
-/// The message without what a row held: after a list of values, and between quotes where the code is one that quotes data.
+/// What of the message may be shown. The server's words for a bad value mostly hold it, quoted or not.
 fn without_values(code: i32, message: &str) -> String {
-    // A raised error says what the user's SQL has put together.
-    if code == 395 {
-        return "raised by throwIf; its words are in the server's log".to_owned();
+    // Names and types alone.
+    let is_header = message.contains("(while reading header)");
+    let end = CONTEXTS.iter().filter_map(|context| message.find(context)).min().unwrap_or(message.len());
+    let message = message[..end].trim_end_matches([' ', ':', '.']);
+    let quotes_value = ABOUT_VALUES.iter().any(|(about, _)| *about == code) || code == BAD_ARGUMENTS;
+    if quotes_value && code != VIOLATED_CONSTRAINT && !is_header {
+        return "a value is refused; the words for it, which may quote it, are in the server's log"
+            .to_owned();
     }
-    let cuts =
-        ["Column values:", ". Expected one of:", "(at row ", "Row 1:", ", Stack trace", "\nStack trace"];
-    let end = cuts.iter().filter_map(|cut| message.find(cut)).min().unwrap_or(message.len());
-    let message = message[..end].trim_end();
-    if !ABOUT_VALUES.iter().any(|(about, _)| *about == code) {
-        return message.to_owned();
-    }
-    without_quoted(message)
+    message.to_owned()
 }
 
-fn without_quoted(message: &str) -> String {
-    let mut kept = String::with_capacity(message.len());
-    let mut rest = message;
-    while let Some(start) = rest.find(['\'', '"', '`']) {
-        let quote = &rest[start..=start];
-        let (before, quoted) = (&rest[..start], &rest[start + 1..]);
-        kept.push_str(before);
-        let word = before.trim_end().rsplit(' ').next().unwrap_or_default().to_lowercase();
-        match quoted.find(quote) {
-            Some(end) if quote == "`" || NAMING_WORDS.contains(&word.as_str()) => {
-                kept.push_str(&rest[start..=start + 1 + end]);
-                rest = &quoted[end + 1..];
-            }
-            // The value may hold quotes itself: all up to the last one.
-            _ => {
-                kept.push('…');
-                rest = quoted.rfind(quote).map_or("", |end| &quoted[end + 1..]);
-            }
-        }
-    }
-    kept.push_str(rest);
-    without_number(&kept)
-}
+const BAD_ARGUMENTS: i32 = 36;
+const VIOLATED_CONSTRAINT: i32 = 469;
 
-/// Quotes after one of these words hold a name.
-const NAMING_WORDS: [&str; 8] =
-    ["type", "column", "table", "function", "constraint", "database", "setting", "columns"];
-
-/// Numbers may be values: digits that are part of no word are left out.
-fn without_number(message: &str) -> String {
-    let is_number = |word: &str| {
-        let word = word.trim_matches(|c: char| matches!(c, ',' | '.' | ':' | '(' | ')' | '-'));
-        word.starts_with(|c: char| c.is_ascii_digit())
-    };
-    let words = message.split(' ').map(|word| if is_number(word) { "…" } else { word });
-    words.collect::<Vec<_>>().join(" ")
-}
+/// Where a message goes on with the values of a row, the user's own SQL, all that could have been said, or the server's code.
+const CONTEXTS: [&str; 8] = [
+    "Column values:",
+    "(while reading header)",
+    "(at row ",
+    ". Expected one of:",
+    "In scope ",
+    ": while executing",
+    ": While executing",
+    "Stack trace",
+];
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(status: u16, code: Option<i32>, body: &str) -> Error {
+        Error::from_answer("output", status, code, body.as_bytes())
+    }
+
+    #[test]
+    fn the_servers_words_are_kept_without_values() {
+        let version = "(version 26.9.2.1 (official build))";
+        for (body, shown) in [
+            (
+                "Code: 60. DB::Exception: Unknown table expression identifier 'a.b'. Maybe you meant x? In scope SELECT 1. \
+                 (UNKNOWN_TABLE)",
+                "Unknown table expression identifier 'a.b'. Maybe you meant x? (code 60, UNKNOWN_TABLE)",
+            ),
+            (
+                "Code: 117. DB::Exception: Type of 'a' must be Int32, not Int64: (while reading header): While executing \
+                 BinaryRowInputFormat. (INCORRECT_DATA)",
+                "Type of 'a' must be Int32, not Int64 (code 117, INCORRECT_DATA)",
+            ),
+            (
+                "Code: 469. DB::Exception: Constraint `pos` for table d.e (ab27) is violated at row 1. Expression: (a > 0). \
+                 Column values: a = 4711. (VIOLATED_CONSTRAINT)",
+                "Constraint `pos` for table d.e (ab27) is violated at row 1. Expression: (a > 0) \
+                 (code 469, VIOLATED_CONSTRAINT)",
+            ),
+            (
+                "Code: 62. DB::Exception: Syntax error: failed at position 1 (selec). Expected one of: Query, USE. (SYNTAX_ERROR)",
+                "Syntax error: failed at position 1 (selec) (code 62, SYNTAX_ERROR)",
+            ),
+            (
+                "Code: 516. DB::Exception: ch: Authentication failed: password is incorrect. (AUTHENTICATION_FAILED)",
+                "ch: Authentication failed: password is incorrect (code 516, AUTHENTICATION_FAILED). Are `user` and \
+                 `pass` right?",
+            ),
+        ] {
+            assert_eq!(
+                said(500, None, &format!("{body} {version}\n")).to_string(),
+                format!("connection output: {shown}")
+            );
+        }
+        for body in [
+            "Code: 6. DB::Exception: Cannot parse string '4711' as Int32: In scope SELECT 4711. (CANNOT_PARSE_TEXT)",
+            "Code: 376. DB::Exception: Cannot parse uuid 4711: Cannot parse UUID from String. (CANNOT_PARSE_UUID)",
+            "Code: 395. DB::Exception: 4711: while executing 'FUNCTION throwIf(4711)'. (FUNCTION_THROW_IF_VALUE_IS_NON_ZERO)",
+            "Code: 36. DB::Exception: Unknown timezone 4711. (BAD_ARGUMENTS)",
+        ] {
+            let error = said(400, None, body).to_string();
+            assert!(!error.contains("4711") && error.contains("are in the server's log (code "), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_by_itself_is_transient() {
+        for (code, is_transient) in [
+            (241, true),
+            (252, true),
+            (159, true),
+            (202, true),
+            (242, true),
+            (319, true),
+            (999, true),
+            (164, false),
+            (60, false),
+            (62, false),
+            (117, false),
+            (516, false),
+            (497, false),
+            (0, false),
+        ] {
+            let error = said(500, Some(code), "Code: 1. DB::Exception: x. (X)");
+            assert_eq!((error.code, error.is_transient()), (Some(code), is_transient));
+        }
+        assert!(Error::network("output", String::new()).is_transient());
+        assert!(!Error::tls("output", String::new()).is_transient());
+    }
+
+    #[test]
+    fn what_answers_in_a_servers_place_is_told_by_its_status() {
+        for (status, is_transient) in
+            [(502, true), (503, true), (504, true), (429, true), (404, false), (200, false)]
+        {
+            let error = said(status, None, "<html>\nbusy");
+            assert_eq!((error.code, error.is_transient()), (None, is_transient));
+            assert!(error.to_string().contains(&format!("HTTP status {status}: <html>")), "{error}");
+        }
+    }
 }

@@ -3,11 +3,18 @@
 
 mod answer;
 mod body;
+pub mod catalog;
 mod client;
+pub mod encode;
 mod error;
 mod ident;
+pub mod mapping;
+pub mod types;
 
 pub use answer::Answer;
 pub use client::Client;
+pub use encode::{EncodeError, Encoding};
 pub use error::Error;
 pub use ident::{quote_ident, quote_table, quote_text};
+pub use mapping::PostgresType;
+pub use types::Type;
