@@ -6,6 +6,7 @@ mod columns;
 mod compile;
 mod demo;
 mod explain;
+mod manual;
 mod plan;
 mod preview;
 mod resume;
@@ -13,6 +14,7 @@ mod run;
 mod skip;
 mod status;
 mod teardown;
+mod verify;
 
 use std::io::{Write, stdin, stdout};
 use std::path::Path;
@@ -56,12 +58,20 @@ enum Command {
     Resume(resume::Arguments),
     /// Have a pipeline that failed leave out the change it stands at, and go on
     Skip(skip::Arguments),
+    /// Compare outputs with what their SQL makes of the input now, while the stream runs
+    Verify(verify::Arguments),
     /// Remove what trucker created for a project: slots, publications, checkpoints
     Teardown(teardown::Arguments),
     /// Say what an error's code means, and how to mend it
     Explain(explain::Arguments),
     /// Show a small shop at work between two throwaway Postgres servers
     Demo,
+    /// Print the JSON Schema of a configuration file, for editors
+    Schema(manual::SchemaArguments),
+    /// Print a shell's completion script
+    Completions(manual::CompletionsArguments),
+    /// Print the man page, or write those of all commands
+    Man(manual::ManArguments),
 }
 
 /// Runs the command that the arguments name.
@@ -84,6 +94,10 @@ pub fn main() -> ExitCode {
         Command::Backfill(arguments) => backfill::run(arguments, cli.log_format),
         Command::Resume(arguments) => resume::run(arguments, cli.log_format),
         Command::Skip(arguments) => skip::run(arguments, cli.log_format),
+        Command::Verify(arguments) => verify::run(arguments, cli.log_format),
+        Command::Schema(arguments) => manual::schema(arguments),
+        Command::Completions(arguments) => manual::completions(arguments),
+        Command::Man(arguments) => manual::man(arguments),
         Command::Teardown(arguments) => teardown::run(arguments, cli.log_format),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Demo => match std::env::current_exe() {
@@ -137,7 +151,19 @@ fn fail(error: EngineError, loaded: &Loaded) -> ExitCode {
 
 /// Says what became of a request; `done` if it was done.
 fn tell(name: &str, answer: &Answer, done: &str, loaded: &Loaded) -> ExitCode {
-    let (code, text) = match answer {
+    let (code, text) = outcome(name, answer, done);
+    let text = loaded.secrets.mask(&text).into_owned();
+    if code == 0 {
+        println!("{text}")
+    } else {
+        eprintln!("error: {text}")
+    }
+    ExitCode::from(code)
+}
+
+/// The exit code and the words.
+fn outcome(name: &str, answer: &Answer, done: &str) -> (u8, String) {
+    match answer {
         Answer::Done => (0, format!("{name}: {done}")),
         Answer::FailedAgain(failure) => {
             (1, format!("{name}: done, and it has failed again: {}", failure.error))
@@ -148,14 +174,7 @@ fn tell(name: &str, answer: &Answer, done: &str, loaded: &Loaded) -> ExitCode {
         Answer::Moved => {
             (1, format!("{name}: nothing was done: it isn't where it was any more; see trucker status"))
         }
-    };
-    let text = loaded.secrets.mask(&text).into_owned();
-    if code == 0 {
-        println!("{text}")
-    } else {
-        eprintln!("error: {text}")
     }
-    ExitCode::from(code)
 }
 
 /// Asks on the terminal.

@@ -1,12 +1,17 @@
 //! `trucker status`: how a project stands, as columns for people or JSON for machines.
 
+use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::columns::{columns, row};
+use crate::config::Loaded;
 use crate::engine::status::{self, PipelineState, PipelineStatus, SlotState, SourceStatus, Status};
 use crate::observe::log::LogFormat;
 use crate::observe::units::{size, time};
+
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What can be said about it.
 #[derive(Debug, clap::Args)]
@@ -17,6 +22,12 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Go on showing it, every two seconds; with --json, a line each time
+    #[arg(long)]
+    watch: bool,
+    /// Exit with 1 where a pipeline is later than this, or not filled
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    max_lag: Option<Duration>,
 }
 
 /// Says how the project stands, whether or not it runs.
@@ -25,31 +36,56 @@ pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let mut status = match super::block_on(status::fetch(&loaded.project)) {
-        Ok(status) => status,
-        Err(error) => return super::cannot_start(&error),
+    let looking = async {
+        loop {
+            let status = status::fetch(&loaded.project).await;
+            let shown = show(status, &arguments, &loaded);
+            match shown {
+                Ok(_) if arguments.watch => tokio::time::sleep(WATCH_INTERVAL).await,
+                Ok(code) => return code,
+                // Whoever read it has gone.
+                Err(_) => return ExitCode::from(1),
+            }
+        }
     };
+    super::block_on(looking).unwrap_or_else(|error| super::cannot_start(&error))
+}
+
+fn show(mut status: Status, arguments: &Arguments, loaded: &Loaded) -> std::io::Result<ExitCode> {
     for error in &mut status.errors {
         *error = error.clone().masked(&loaded.secrets);
         eprintln!("{error}");
     }
-    if arguments.json {
-        match serde_json::to_string_pretty(&status) {
-            Ok(json) => println!("{json}"),
-            Err(error) => return super::cannot_start(&error.into()),
+    let late: Vec<&str> = match arguments.max_lag {
+        Some(max_lag) => status.late(max_lag).map(|pipeline| pipeline.name.as_str()).collect(),
+        None => Vec::new(),
+    };
+    let mut out = stdout().lock();
+    match (arguments.json, arguments.watch) {
+        // A line each time, for a machine that reads along.
+        (true, true) => writeln!(out, "{}", serde_json::to_string(&status)?)?,
+        (true, false) => writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?,
+        (false, is_watching) => {
+            if is_watching && stdout().is_terminal() {
+                write!(out, "\x1b[H\x1b[2J")?;
+            }
+            write!(out, "{}", loaded.secrets.mask(&text(&status)))?;
         }
-    } else {
-        print!("{}", loaded.secrets.mask(&text(&status)));
     }
-    match (status.errors.is_empty(), status.is_bad()) {
+    out.flush()?;
+    if !late.is_empty() {
+        eprintln!("error: later than allowed, or not filled: {}", late.join(", "));
+    }
+    Ok(match (status.errors.is_empty(), status.is_bad() || !late.is_empty()) {
         (false, _) => ExitCode::from(4),
         (true, true) => ExitCode::from(1),
         (true, false) => ExitCode::SUCCESS,
-    }
+    })
 }
 
 fn text(status: &Status) -> String {
-    let mut pipelines = vec![row(["PIPELINE", "STATE", "LOADED", "BEHIND", "WRITTEN", "DEAD LETTERS"])];
+    let mut pipelines =
+        vec![row(["PIPELINE", "STATE", "LOADED", "BEHIND", "LAG", "WRITTEN", "DEAD LETTERS"])];
     pipelines.extend(status.pipelines.iter().map(pipeline_row));
     let mut sources =
         vec![row(["SOURCE", "PROCESS", "SLOT", "STATE", "CONFIRMED", "WAL HELD", "WAL LEFT", "PUBLICATION"])];
@@ -105,6 +141,7 @@ fn pipeline_row(pipeline: &PipelineStatus) -> Vec<String> {
         state,
         or_dash(&pipeline.loaded_lsn),
         &lag.map_or("–".to_owned(), size),
+        &pipeline.lag_seconds.map_or("–".to_owned(), time),
         &pipeline.updated_seconds_ago.map_or("–".to_owned(), |seconds| format!("{} ago", time(seconds))),
         &pipeline.dead_letters.to_string(),
     ])

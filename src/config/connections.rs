@@ -36,7 +36,7 @@ pub(super) enum Adapter {
 
 const ADAPTERS: [(&str, Adapter); 2] = [("postgres", Adapter::Postgres), ("clickhouse", Adapter::ClickHouse)];
 
-const POSTGRES_KEYS: [&str; 20] = [
+pub(super) const POSTGRES_KEYS: [&str; 20] = [
     "name",
     "adapter",
     "host",
@@ -59,7 +59,7 @@ const POSTGRES_KEYS: [&str; 20] = [
     "replica_pass",
 ];
 
-const CLICKHOUSE_KEYS: [&str; 11] = [
+pub(super) const CLICKHOUSE_KEYS: [&str; 11] = [
     "name",
     "adapter",
     "host",

@@ -20,6 +20,7 @@ mod pipelines;
 mod project;
 mod report;
 mod scan;
+pub mod schema;
 mod secret;
 mod settings;
 mod size;

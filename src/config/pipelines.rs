@@ -10,6 +10,11 @@ use super::template::Place;
 use super::yaml::{Kind, Node};
 use crate::codes::Code;
 
+pub(super) const PIPELINE_KEYS: [&str; 4] = ["input", "output", "backfill", "on_error"];
+pub(super) const INPUT_KEYS: [&str; 3] = ["connection", "table", "tables"];
+pub(super) const OUTPUT_KEYS: [&str; 5] = ["connection", "table", "key", "replace", "on"];
+pub(super) const ON_KEYS: [&str; 4] = ["insert", "update", "delete", "truncate"];
+
 /// What a config file says, with the places that later checks speak of.
 #[derive(Debug)]
 pub(super) struct PipelineFile {
@@ -36,7 +41,7 @@ pub(super) fn read_pipeline(
     sql: &SqlFiles,
 ) -> Option<PipelineFile> {
     let file = PipelineReader { reader, declared };
-    let fields = reader.map(root, "the pipeline", &["input", "output", "backfill", "on_error"])?;
+    let fields = reader.map(root, "the pipeline", &PIPELINE_KEYS)?;
     let section = |key: &str, known: &[&str]| match fields.get(key) {
         Some(node) => reader.map(node, &format!("`{key}`"), known),
         None => {
@@ -45,8 +50,8 @@ pub(super) fn read_pipeline(
             None
         }
     };
-    let input_fields = section("input", &["connection", "table", "tables"]);
-    let output_fields = section("output", &["connection", "table", "key", "replace", "on"]);
+    let input_fields = section("input", &INPUT_KEYS);
+    let output_fields = section("output", &OUTPUT_KEYS);
     let input = input_fields.and_then(|fields| file.input(fields));
     let output = output_fields.and_then(|fields| file.output(fields, sql.load.is_some()));
     let backfill = fields.get("backfill").map_or(Some(true), |node| reader.bool(node, "`backfill`"));
@@ -225,7 +230,7 @@ impl<'a> PipelineReader<'a> {
             truncate: None,
         };
         let Some(node) = output.get("on") else { return Some(default) };
-        let fields = self.reader.map(node, "`on`", &["insert", "update", "delete", "truncate"])?;
+        let fields = self.reader.map(node, "`on`", &ON_KEYS)?;
         let action = |key: &str, default: Action| match fields.get(key) {
             Some(node) => self.reader.choice(node, &format!("`{key}`"), &ACTIONS),
             None => Some(default),

@@ -105,7 +105,7 @@ impl Standing {
             project: self.project.checkpoint_name().to_owned(),
             pipeline: self.pipeline.name.clone(),
         };
-        let about = self.failure().filter(|_| *asked != Asked::Backfill);
+        let about = self.failure().filter(|_| !matches!(asked, Asked::Backfill | Asked::Repair { .. }));
         let pending = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.request.as_ref());
         let Some(asked) = with_pending(asked, pending) else { return Ok(Answer::Moved) };
         if !request::leave(client, &key, &asked, pending, about).await? {
@@ -142,6 +142,11 @@ fn with_pending(asked: &Asked, pending: Option<&Request>) -> Option<Asked> {
     match (asked, pending.map(|request| &request.asked)) {
         (Asked::Backfill, _) | (_, None | Some(Asked::Resume)) => Some(asked.clone()),
         (_, Some(Asked::Backfill)) => None,
+        // What was found since then says more.
+        (Asked::Repair { .. }, Some(Asked::Repair { .. })) => Some(asked.clone()),
+        // Whoever asked for the other waits for it.
+        (Asked::Repair { .. }, Some(Asked::Skip { .. })) => None,
+        (Asked::Resume | Asked::Skip { .. }, Some(Asked::Repair { .. })) => Some(asked.clone()),
         (Asked::Resume, Some(skip)) => Some(skip.clone()),
         (Asked::Skip { is_whole, failures }, Some(Asked::Skip { failures: before, .. })) => {
             let commit_lsn = |failures: &[Failure]| failures.first().and_then(|f| f.commit_lsn.clone());

@@ -3,9 +3,10 @@
 //! [`prepare`] reaches the servers and checks everything; [`continuity`] sees that stored progress fits them;
 //! [`create`] makes what is missing; then every source and every pipeline is a task of its own, and [`run`] watches
 //! over them until they end. What they show of themselves ([`health`] is a source's) [`watch`] puts up. [`requests`] tells
-//! pipelines what somebody asks of them, [`budget`] watches over the WAL that they keep. [`status`], [`teardown`],
+//! pipelines what somebody asks of them, [`budget`] watches over the WAL that they keep. [`status`], [`teardown`], [`orphans`],
 //! [`refill`] and [`ask`] are other processes' business; what they find on the servers they have from [`inspect`]. [`plan`] says what
-//! a run would do, [`compile`] which SQL it would run, [`preview`] what comes of that.
+//! a run would do, [`compile`] which SQL it would run, [`preview`] what comes of that, [`verify`] whether an output
+//! has it.
 
 pub mod ask;
 pub mod budget;
@@ -16,6 +17,7 @@ pub mod error;
 pub mod guard;
 pub mod health;
 pub mod inspect;
+pub mod orphans;
 pub mod plan;
 pub mod prepare;
 pub mod preview;
@@ -29,6 +31,7 @@ pub mod route;
 pub mod source;
 pub mod status;
 pub mod teardown;
+pub mod verify;
 pub mod watch;
 mod wiring;
 

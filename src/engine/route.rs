@@ -185,7 +185,7 @@ impl Router {
 
     async fn commit(&mut self, end_lsn: Lsn) {
         let Some(open) = self.open.take() else { return };
-        let end = End { end_lsn };
+        let end = End { end_lsn, commit_time: Some(open.2) };
         for at in std::mem::take(&mut self.touched) {
             let attached = &mut self.attached[at];
             attached.hand_over(open, Some(end)).await;

@@ -1,8 +1,11 @@
 //! How a project stands, from what its servers know: works whether or not a process runs it. Only reads.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::inspect::{Found, FoundOutput, FoundSource, inspect};
+use crate::change::Lsn;
 use crate::config::{Diagnostic, Pipeline, Project};
 use crate::sink::postgres::checkpoint::Checkpoint;
 use crate::sink::postgres::failure::Failure;
@@ -55,6 +58,9 @@ pub struct PipelineStatus {
     pub loaded_lsn: Option<String>,
     /// How far that is behind the end of the source's WAL.
     pub lag_bytes: Option<u64>,
+    /// How late its output is, in seconds; None where it isn't filled. Between two moves of the checkpoint it counts from the
+    /// last, once one is overdue.
+    pub lag_seconds: Option<u64>,
     /// Seconds since its checkpoint was written.
     pub updated_seconds_ago: Option<u64>,
     /// Why it stands still, or why its place was given up.
@@ -112,6 +118,14 @@ impl Status {
         self.is_broken() || self.pipelines.iter().any(|pipeline| pipeline.failure.is_some())
     }
 
+    /// The pipelines that are later than that, or not filled at all.
+    pub fn late(&self, max_lag: Duration) -> impl Iterator<Item = &PipelineStatus> {
+        let is_late = move |pipeline: &&PipelineStatus| {
+            pipeline.lag_seconds.is_none_or(|seconds| Duration::from_secs(seconds) > max_lag)
+        };
+        self.pipelines.iter().filter(|pipeline| pipeline.state != PipelineState::Gone).filter(is_late)
+    }
+
     /// Whether pipelines follow a source whose slot or publication is missing or lost: they can't go on.
     fn is_broken(&self) -> bool {
         self.pipelines.iter().filter(|p| p.state == PipelineState::Following).any(|pipeline| {
@@ -121,6 +135,20 @@ impl Status {
             })
         })
     }
+}
+
+/// While the source writes, the checkpoint moves at least every ten seconds.
+const OVERDUE: Duration = Duration::from_secs(15);
+
+/// How late an output is: as late as the last transaction was when it was loaded, and whatever has passed since, once the
+/// checkpoint should have moved. Nothing where all of the source's WAL is loaded.
+fn lag(checkpoint: &Checkpoint, wal_lsn: Option<Lsn>) -> Option<Duration> {
+    let loaded = checkpoint.loaded_lsn?;
+    if wal_lsn.is_some_and(|end| loaded >= end) {
+        return Some(Duration::ZERO);
+    }
+    let since = if checkpoint.age > OVERDUE { checkpoint.age } else { Duration::ZERO };
+    Some(checkpoint.delay.unwrap_or_default() + since)
 }
 
 /// Asks all servers of the project.
@@ -146,7 +174,12 @@ fn standing_for<'f>(found: &'f [Found], name: &str) -> impl Iterator<Item = &'f 
     found.iter().filter(move |database| named.is_some_and(|named| named.is_same_database(database)))
 }
 
-fn has_folder(project: &Project, found: &[Found], database: &Found, checkpoint: &Checkpoint) -> bool {
+pub(super) fn has_folder(
+    project: &Project,
+    found: &[Found],
+    database: &Found,
+    checkpoint: &Checkpoint,
+) -> bool {
     project.pipelines.iter().any(|pipeline| {
         let mut outputs = standing_for(found, &pipeline.output.connection);
         pipeline.name == checkpoint.pipeline && outputs.any(|output| output.is_same_database(database))
@@ -183,6 +216,7 @@ fn pipeline_status(pipeline: &Pipeline, found: &[Found]) -> PipelineStatus {
         output: pipeline.output.connection.clone(),
         loaded_lsn: loaded.map(|lsn| lsn.to_string()),
         lag_bytes: wal_lsn.zip(loaded).map(|(end, loaded)| end.bytes_since(loaded)),
+        lag_seconds: checkpoint.and_then(|c| lag(c, wal_lsn)).map(|lag| lag.as_secs()),
         updated_seconds_ago: checkpoint.map(|c| c.age.as_secs()),
         failure: checkpoint.and_then(|c| c.failure.clone()),
         is_sql_changed: checkpoint
@@ -203,6 +237,7 @@ fn gone_status(checkpoint: &Checkpoint, database: &Found) -> PipelineStatus {
         output: database.connection.name.clone(),
         loaded_lsn: checkpoint.loaded_lsn.map(|lsn| lsn.to_string()),
         lag_bytes: None,
+        lag_seconds: None,
         updated_seconds_ago: Some(checkpoint.age.as_secs()),
         failure: None,
         is_sql_changed: false,

@@ -77,7 +77,7 @@ fn sources(found: &[Found]) -> impl Iterator<Item = (&Found, &FoundSource)> {
 }
 
 /// Keeps every process of the project away, or fails; and whether that took a while.
-async fn lock(found: &[Found]) -> Result<(Vec<Guard>, bool), EngineError> {
+pub(super) async fn lock(found: &[Found]) -> Result<(Vec<Guard>, bool), EngineError> {
     let (_keep, mut shutdown) = watch::channel(false);
     let (mut guards, mut has_waited) = (Vec::new(), false);
     for (database, source) in sources(found) {

@@ -61,7 +61,8 @@ pub async fn run(
                 }
                 failpoint::reach("backfill_copied");
                 let span = trace::commit(&Span::current(), definition, start_lsn);
-                trace::observed(span, async { Ok(writer.commit(start_lsn, seam, None).await?) }).await?;
+                trace::observed(span, async { Ok(writer.commit(start_lsn, None, seam, None).await?) })
+                    .await?;
                 failpoint::reach("backfill_committed");
                 return Ok(());
             }

@@ -103,7 +103,7 @@ impl Delivery<'_> {
         let (name, begun) = (&self.definition.pipeline.name, Instant::now());
         let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
         let done = self.skip.as_ref().filter(|(_, skip)| is_loaded(skip.commit_lsn, end.end_lsn));
-        writer.commit(end.end_lsn, seam, done.map(|(request, _)| request)).await?;
+        writer.commit(end.end_lsn, end.commit_time, seam, done.map(|(request, _)| request)).await?;
         failpoint::reach("commit_answered");
         self.floor.raise(end.end_lsn);
         failpoint::reach("floor_raised");

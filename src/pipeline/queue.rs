@@ -30,6 +30,8 @@ impl Entry {
 pub struct End {
     /// First byte after the commit record, or a position that the source has reached with nothing for the pipeline.
     pub end_lsn: Lsn,
+    /// When it was committed, in microseconds since 2000-01-01 by the source's clock; None for a mere position.
+    pub commit_time: Option<i64>,
 }
 
 /// A transaction, or a part of a large one, with what concerns the pipeline; or a mere position.
@@ -56,7 +58,7 @@ impl Piece {
 
     /// A position that the source has reached with nothing for the pipeline before it.
     pub fn position(lsn: Lsn) -> Self {
-        let end = Some(End { end_lsn: lsn });
+        let end = Some(End { end_lsn: lsn, commit_time: None });
         Piece { xid: 0, commit_lsn: lsn, commit_time: None, entries: Vec::new(), end, permit: None }
     }
 

@@ -24,6 +24,7 @@ use super::intake::{Care, Intake, Position};
 use super::isolation::{Isolation, Skip};
 use super::queue::{QueueReceiver, QueueSender, queue};
 use super::reading::connect_source;
+use super::repair;
 use super::stage::Stage;
 use super::standstill::Order;
 use super::state::{Phase, State};
@@ -182,6 +183,7 @@ impl Task {
         let definition = Arc::new(definition.with_current_output(&output.client).await?);
         self.definition = definition.clone();
         let mut claimed = self.claim(&output, memory).await?;
+        let repair = claimed.request.take_if(|request| matches!(request.asked, Asked::Repair { .. }));
         let skip = self.see_to_request(&output, &mut claimed).await?;
         if let Some((_, skip)) = &skip {
             memory.careful_through = memory.careful_through.max(skip.commit_lsn);
@@ -196,6 +198,7 @@ impl Task {
             let filling = backfill::run(&definition, &source, &control, slot, &mut writer, counts);
             trace::observed(span, filling).await?;
         }
+        self.repair(&source, &mut writer, repair).await?;
         let loaded = writer.loaded_lsn().unwrap_or_default();
         let told = self.floor.lsn();
         if loaded < told {
@@ -234,10 +237,31 @@ impl Task {
                     return Ok(Some((request, skip)));
                 }
             }
-            Asked::Resume => {}
+            // The latter is done elsewhere.
+            Asked::Resume | Asked::Repair { .. } => {}
         }
         request::clear(client, key, &request).await?;
         Ok(None)
+    }
+
+    /// Makes rows anew that were found to be wrong. What can't be done is given up, and the pipeline goes on.
+    async fn repair(&self, source: &Session, writer: &mut Writer, request: Option<Request>) -> Checked<()> {
+        let Some(request) = request else { return Ok(()) };
+        let (definition, name) = (&self.definition, &self.definition.pipeline.name);
+        let Asked::Repair { keys } = &request.asked else { return Ok(()) };
+        match repair::run(definition, source, &self.origin.slot, writer, keys, &request).await {
+            Ok(rows) => {
+                tracing::info!(event = "repaired", pipeline = %name, keys = keys.len(), rows, "rows made anew");
+                Ok(())
+            }
+            Err(error) if error.is_transient() || error.is_fenced() => Err(error),
+            Err(error) => {
+                tracing::error!(event = "not_repaired", pipeline = %name, "the repair of pipeline {name} is given up: {error}");
+                writer.roll_back().await?;
+                source.client.batch_execute("ROLLBACK").await.ok();
+                Ok(request::clear(writer.client(), &definition.key, &request).await?)
+            }
+        }
     }
 
     /// The first time this process takes the pipeline from whoever had it; after that it only looks whether it still

@@ -12,6 +12,7 @@ mod raw;
 mod settings;
 mod socket;
 pub mod sqlstate;
+pub mod text_rows;
 mod tls;
 
 pub use connect::{Session, connect};

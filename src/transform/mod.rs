@@ -3,6 +3,7 @@
 
 pub mod chain;
 pub mod compile;
+pub mod expected;
 pub mod fingerprint;
 pub mod query;
 pub mod render;

@@ -104,6 +104,15 @@ impl CopyQuery {
         problem_at(sqlstate::code_of_running, failure, None, &self.chain.files)
     }
 
+    /// The same statement with a further column: which version of the input row a row is made of. It changes whenever the row
+    /// is written.
+    pub fn with_version(&self, name: &str) -> String {
+        let (select, from) = self.sql.split_at(self.chain_start);
+        let version =
+            "pg_catalog.concat_ws(' ', trucker_change.tableoid, trucker_change.ctid, trucker_change.xmin)";
+        format!("{}, {version} AS {name}\n{from}", select.trim_end())
+    }
+
     /// Whether the rows can travel in binary form.
     pub fn is_binary(&self) -> bool {
         self.columns.iter().all(|c| c.is_portable)

@@ -9,8 +9,9 @@ use super::SqlProblem;
 use super::chain::InputTable;
 use super::query::CompileError;
 use super::resolve::text_sql;
-use crate::change::{Cell, Change, Operation, Relation, Tuple, TupleBuilder};
+use crate::change::{Cell, Change, Operation, Relation, Tuple};
 use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::postgres::text_rows::text_tuple;
 use crate::postgres::{error, sqlstate};
 
 /// Which rows.
@@ -46,7 +47,7 @@ pub async fn fetch_changes(
     }
     sql += &format!(" LIMIT {}", sample.limit);
     let rows = client.query(&sql, &[]).await.map_err(|failure| of_condition(failure, sample))?;
-    let change = |row| Ok(change(relation, operation, tuple(row)?));
+    let change = |row| Ok(change(relation, operation, text_tuple(row, 0)?));
     rows.iter().map(change).collect()
 }
 
@@ -60,15 +61,6 @@ fn of_condition(failure: tokio_postgres::Error, sample: &Sample) -> CompileError
     let code = sqlstate::code_of_preparing(failure.code().map_or("", |state| state.code()));
     SqlProblem { code, path: "--where".into(), place: None, message, help: Some(help), is_refusal: false }
         .into()
-}
-
-fn tuple(row: &tokio_postgres::Row) -> Result<Tuple, tokio_postgres::Error> {
-    let mut tuple = TupleBuilder::new(row.len());
-    for column in 0..row.len() {
-        let text: Option<&str> = row.try_get(column)?;
-        tuple.push(text.map_or(Cell::Null, |text| Cell::Text(text.as_bytes())));
-    }
-    Ok(tuple.build())
 }
 
 fn change(relation: &Arc<Relation>, operation: Operation, row: Tuple) -> Change {

@@ -36,11 +36,12 @@ CREATE TABLE IF NOT EXISTS trucker.checkpoint (
   request jsonb,
   sql_hash text,
   backfilled_sql_hash text,
+  committed_at timestamptz,
   PRIMARY KEY (project, pipeline)
 );
 ALTER TABLE trucker.checkpoint ADD COLUMN IF NOT EXISTS failure jsonb, ADD COLUMN IF NOT EXISTS request jsonb,
   ADD COLUMN IF NOT EXISTS published text, ADD COLUMN IF NOT EXISTS sql_hash text,
-  ADD COLUMN IF NOT EXISTS backfilled_sql_hash text;
+  ADD COLUMN IF NOT EXISTS backfilled_sql_hash text, ADD COLUMN IF NOT EXISTS committed_at timestamptz;
 COMMENT ON TABLE trucker.checkpoint IS
   'How far each pipeline of trucker has loaded; moves with the rows. Written by trucker only.'";
 
@@ -50,7 +51,8 @@ const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifi
                        extract(epoch FROM pg_catalog.now() - updated_at)::float8, \
                        input_tables, pg_catalog.to_jsonb(c) ->> 'failure', pg_catalog.to_jsonb(c) ->> 'request', \
                        pg_catalog.to_jsonb(c) ->> 'published', pg_catalog.to_jsonb(c) ->> 'sql_hash', \
-                       pg_catalog.to_jsonb(c) ->> 'backfilled_sql_hash'";
+                       pg_catalog.to_jsonb(c) ->> 'backfilled_sql_hash', \
+                       extract(epoch FROM updated_at - (pg_catalog.to_jsonb(c) ->> 'committed_at')::timestamptz)::float8";
 
 /// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub struct Checkpoint {
     pub input_tables: Option<String>,
     /// What the publication's entries of these were known by, if that was known.
     pub published: Option<String>,
+    /// How far it was behind the source when it was written last, if a transaction was loaded then.
+    pub delay: Option<Duration>,
     /// What its SQL was known by when a process took it last; None from an earlier version.
     pub sql_hash: Option<String>,
     /// The same when it was backfilled.
@@ -136,9 +140,9 @@ pub async fn ensure_tables(client: &Client) -> Result<(), SinkError> {
 
 /// Whether schema and tables are there as this version wants them.
 pub async fn are_tables_complete(client: &Client) -> Result<bool, SinkError> {
-    let complete = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL AND count(*) = 5 \
+    let complete = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL AND count(*) = 6 \
                     FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass('trucker.checkpoint') \
-                    AND attname IN ('failure', 'request', 'published', 'sql_hash', 'backfilled_sql_hash') \
+                    AND attname IN ('failure', 'request', 'published', 'sql_hash', 'backfilled_sql_hash', 'committed_at') \
                     AND NOT attisdropped";
     let row = client.query_one(complete, &[]).await;
     row.and_then(|row| row.try_get(0)).map_err(SinkError::at("looking into schema trucker"))
@@ -217,6 +221,9 @@ fn checkpoint(row: &Row) -> Result<Checkpoint, tokio_postgres::Error> {
         published: row.try_get(15)?,
         sql_hash: row.try_get(16)?,
         backfilled_sql_hash: row.try_get(17)?,
+        delay: row
+            .try_get::<_, Option<f64>>(18)?
+            .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
         seam: snapshot.zip(lsn(10)?).map(|(snapshot, bound)| Seam { snapshot, bound }),
         // A clock that was set back is no reason to fail.
         age: Duration::try_from_secs_f64(row.try_get(11)?).unwrap_or_default(),
@@ -269,23 +276,34 @@ pub async fn claim(
     row.and_then(|row| checkpoint(&row)).map_err(SinkError::at("taking the pipeline's checkpoint"))
 }
 
+/// A move of the checkpoint.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// As this process knows it.
+    pub epoch: i64,
+    /// Where the checkpoint is, as this process knows it.
+    pub from: Option<Lsn>,
+    /// Where it will be.
+    pub to: Lsn,
+    /// When the last transaction was committed at the source, in microseconds since 2000-01-01; None for a mere position.
+    pub commit_time: Option<i64>,
+    /// What the backfill has read, as long as that matters.
+    pub seam: Option<&'a Seam>,
+    /// The request that this fulfils.
+    pub done: Option<&'a Request>,
+}
+
 /// Moves the checkpoint, in the transaction that is open on `client`, if epoch and position are still as this
-/// process knows them; otherwise somebody else has the pipeline. What failed before has passed; `done` is the request
-/// that this transaction fulfils.
-pub async fn advance(
-    client: &Client,
-    key: &CheckpointKey,
-    epoch: i64,
-    from: Option<Lsn>,
-    to: Lsn,
-    seam: Option<&Seam>,
-    done: Option<&Request>,
-) -> Result<(), SinkError> {
+/// process knows them; otherwise somebody else has the pipeline. What failed before has passed.
+pub async fn advance(client: &Client, key: &CheckpointKey, step: &Step<'_>) -> Result<(), SinkError> {
     let sql = "UPDATE trucker.checkpoint SET phase = 'follow', loaded_lsn = $5::text::pg_lsn, seam_snapshot = $6, \
                seam_bound = $7::text::pg_lsn, failure = NULL, request = nullif(request, $8::text::jsonb), \
-               backfilled_sql_hash = CASE WHEN loaded_lsn IS NULL THEN sql_hash ELSE backfilled_sql_hash END, updated_at = pg_catalog.now() \
+               backfilled_sql_hash = CASE WHEN loaded_lsn IS NULL THEN sql_hash ELSE backfilled_sql_hash END, \
+               committed_at = timestamptz '2000-01-01 00:00:00+00' + $9::int8 * interval '1 microsecond', \
+               updated_at = pg_catalog.clock_timestamp() \
                WHERE project = $1 AND pipeline = $2 AND epoch = $3 \
                AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn";
+    let Step { epoch, from, to, commit_time, seam, done } = step;
     let from_text = from.map(|lsn| lsn.to_string());
     let snapshot = seam.map(|s| s.snapshot.to_string());
     let bound = seam.map(|s| s.bound.to_string());
@@ -294,7 +312,17 @@ pub async fn advance(
     let moved = client
         .execute(
             &statement,
-            &[&key.project, &key.pipeline, &epoch, &from_text, &to.to_string(), &snapshot, &bound, &done],
+            &[
+                &key.project,
+                &key.pipeline,
+                epoch,
+                &from_text,
+                &to.to_string(),
+                &snapshot,
+                &bound,
+                &done,
+                commit_time,
+            ],
         )
         .await
         .map_err(SinkError::at("moving the checkpoint"))?;
@@ -339,6 +367,19 @@ pub async fn delete_all(client: &Client, project: &str) -> Result<u64, SinkError
     dead_letter::delete_all(client, project).await?;
     let done = client.execute("DELETE FROM trucker.checkpoint WHERE project = $1", &[&project]).await;
     done.map_err(SinkError::at("deleting the project's checkpoints"))
+}
+
+/// Forgets one pipeline, with its dead letters.
+pub async fn delete(client: &Client, key: &CheckpointKey) -> Result<(), SinkError> {
+    let letters = "DELETE FROM trucker.dead_letters WHERE project = $1 AND pipeline = $2";
+    let checkpoint = "DELETE FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2";
+    let has_letters = "SELECT pg_catalog.to_regclass('trucker.dead_letters') IS NOT NULL";
+    let failed = || SinkError::at("deleting the pipeline's checkpoint");
+    let has_letters = client.query_one(has_letters, &[]).await.and_then(|row| row.try_get(0));
+    if has_letters.map_err(failed())? {
+        client.execute(letters, &[&key.project, &key.pipeline]).await.map_err(failed())?;
+    }
+    client.execute(checkpoint, &[&key.project, &key.pipeline]).await.map(drop).map_err(failed())
 }
 
 /// Whether schema `trucker` holds nothing but the checkpoints of this project, and this role may drop it.

@@ -1,5 +1,6 @@
 //! Postgres as an output: rows and checkpoint commit in one transaction.
 
+pub mod actual;
 pub mod checkpoint;
 pub mod copy;
 pub mod dead_letter;

@@ -24,6 +24,11 @@ pub enum Asked {
     },
     /// Fill the output anew.
     Backfill,
+    /// Make the rows under these keys anew.
+    Repair {
+        /// Texts, in the order of the output's key.
+        keys: Vec<Vec<String>>,
+    },
 }
 
 /// A request as it was left.

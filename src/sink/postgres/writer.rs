@@ -8,7 +8,7 @@ use futures_util::SinkExt;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
-use super::checkpoint::{self, CheckpointKey};
+use super::checkpoint::{self, CheckpointKey, Step};
 use super::dead_letter::{self, DeadLetter};
 use super::error::SinkError;
 use super::request::Request;
@@ -96,15 +96,18 @@ impl Writer {
 
     /// Moves the checkpoint and commits. Where the answer to COMMIT is lost, nobody knows whether it was done: the
     /// error is transient, and who goes on reads the checkpoint first. `done` is the request that this fulfils.
+    /// `commit_time` is that of the last transaction, in microseconds since 2000-01-01.
     pub async fn commit(
         &mut self,
         loaded_lsn: Lsn,
+        commit_time: Option<i64>,
         seam: Option<Seam>,
         done: Option<&Request>,
     ) -> Result<(), SinkError> {
         self.begin().await?;
         let (from, epoch) = (self.loaded_lsn, self.epoch);
-        checkpoint::advance(self.client(), &self.key, epoch, from, loaded_lsn, seam.as_ref(), done).await?;
+        let step = Step { epoch, from, to: loaded_lsn, commit_time, seam: seam.as_ref(), done };
+        checkpoint::advance(self.client(), &self.key, &step).await?;
         failpoint::reach("checkpoint_moved");
         self.client().batch_execute("COMMIT").await.map_err(SinkError::at("committing"))?;
         self.is_open = false;
