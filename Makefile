@@ -9,7 +9,7 @@ demo: postgres
 	exec "$$target/release/trucker" demo
 
 ## All tests, against real servers. TRUCKER_SOAK=1 lengthens the loops, TRUCKER_BIG=1 the largest transaction.
-test: postgres promtool
+test: postgres clickhouse promtool
 	cargo test --locked
 
 ## The page in a real browser, with pictures of it.
@@ -18,7 +18,7 @@ test-page: postgres
 	cargo test --locked --test page -- --nocapture
 
 ## Fresh seeds of random faults for SOAK_MINUTES (10); stops at the first difference, says the seed, keeps the logs.
-soak: postgres
+soak: postgres clickhouse
 	SOAK_MINUTES=$${SOAK_MINUTES:-10} cargo test --locked --test fault whatever -- --nocapture
 
 ## The end-to-end tests between all major versions of Postgres, each once as source and once as output: half an hour.
@@ -41,9 +41,11 @@ check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-.PHONY: postgres promtool
+.PHONY: postgres clickhouse promtool
 postgres:
 	@scripts/ensure-postgres
+clickhouse:
+	@scripts/ensure-clickhouse
 promtool:
 	@scripts/ensure-promtool
 

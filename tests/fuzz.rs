@@ -195,3 +195,8 @@ fn no_file_makes_the_configuration_panic_and_no_value_changes_its_structure() {
 fn a_sql_file_is_scanned_and_rendered_whatever_it_holds_and_no_name_becomes_sql() {
     Target { name: "sql", check: targets::sql::check }.run();
 }
+
+#[test]
+fn a_value_for_clickhouse_is_bytes_or_an_error() {
+    Target { name: "clickhouse", check: targets::clickhouse::check }.run();
+}

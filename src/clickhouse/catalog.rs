@@ -124,7 +124,7 @@ fn texts<const N: usize>(answer: &Answer) -> impl Iterator<Item = [&str; N]> {
     answer
         .rows
         .iter()
-        .map(|row| std::array::from_fn(|at| row.get(at).and_then(Option::as_deref).unwrap_or_default()))
+        .map(|values| std::array::from_fn(|at| values.get(at).and_then(Option::as_deref).unwrap_or_default()))
 }
 
 fn column([name, type_text, default_kind]: [&str; 3]) -> Column {

@@ -235,11 +235,12 @@ fn connector(to: &ClickHouseConnection) -> Result<HttpsConnector<HttpConnector>,
         .wrap_connector(tcp))
 }
 
+/// An io error holds another in a place of its own, beside its cause.
 fn find_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return Some(tls);
     }
-    error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
+    find_tls(error.downcast_ref::<io::Error>()?.get_ref()?)
 }
 
 fn tls_error(connection: &str, origin: &str, error: &rustls::Error) -> Error {

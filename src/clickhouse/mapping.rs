@@ -137,14 +137,6 @@ pub fn accepts(
 }
 
 fn form(from: &PostgresType, to: &Type, server: &Server) -> Option<Form> {
-    let day_span = if has_wide_dates(server) { Span::WIDE } else { Span::NARROW };
-    let integer_bits = match from {
-        PostgresType::Int2 => 16,
-        PostgresType::Int4 => 32,
-        PostgresType::Int8 | PostgresType::Unsigned => 64,
-        _ => 0,
-    };
-    let is_number = integer_bits > 0 || matches!(from, PostgresType::Numeric(_));
     Some(match (from, to) {
         (_, Type::Nullable(inner)) => Form::Nullable(Box::new(form(from, inner, server)?)),
         (PostgresType::Bytea, Type::String) => Form::Bytes,
@@ -157,36 +149,7 @@ fn form(from: &PostgresType, to: &Type, server: &Server) -> Option<Form> {
         (PostgresType::Bool, Type::Int { bits } | Type::UInt { bits }) => {
             Form::Bool { bytes: usize::from(bits / 8) }
         }
-        (_, Type::Int { bits }) if is_number => Form::Number(Number::int(*bits)),
-        (_, Type::UInt { bits }) if is_number => Form::Number(Number::uint(*bits)),
-        (PostgresType::Numeric(Some((p, s))), Type::Decimal { precision, scale })
-            if !holds_all(*p, *s, *precision, *scale) =>
-        {
-            return None;
-        }
-        (_, Type::Decimal { precision, scale }) if is_number => {
-            Form::Number(Number::decimal(*precision, *scale)?)
-        }
-        (_, Type::Float32) if integer_bits == 16 => Form::Float32,
-        (_, Type::Float64) if matches!(integer_bits, 16 | 32) => Form::Float64,
-        (PostgresType::Float4, Type::Float32) => Form::Float32,
-        (PostgresType::Float4, Type::Float64) => Form::Float32As64,
-        (PostgresType::Float8, Type::Float64) => Form::Float64,
         (PostgresType::Uuid, Type::Uuid) => Form::Uuid,
-        (PostgresType::Date, Type::Date) => Form::Date { bytes: 2, span: Span::DATE },
-        (PostgresType::Date, Type::Date32) => Form::Date { bytes: 4, span: day_span },
-        (PostgresType::Timestamp(p) | PostgresType::Timestamptz(p), Type::DateTime { zone }) => {
-            is_same_time(from, zone.as_deref(), server, *p == 0)?;
-            Form::Timestamp { bytes: 4, scale: 0, span: Span::DATE_TIME }
-        }
-        (PostgresType::Timestamp(p) | PostgresType::Timestamptz(p), Type::DateTime64 { scale, zone }) => {
-            is_same_time(from, zone.as_deref(), server, p <= scale)?;
-            Form::Timestamp { bytes: 8, scale: *scale, span: day_span }
-        }
-        (PostgresType::Time(0), Type::Time) => Form::Time { bytes: 4, scale: 0 },
-        (PostgresType::Time(p), Type::Time64 { scale }) if p <= scale => {
-            Form::Time { bytes: 8, scale: *scale }
-        }
         (PostgresType::Enum | PostgresType::Text(_), Type::Enum { bits, labels }) => {
             Form::Enum { bytes: usize::from(bits / 8), labels: labels.iter().cloned().collect() }
         }
@@ -207,6 +170,54 @@ fn form(from: &PostgresType, to: &Type, server: &Server) -> Option<Form> {
         }
         (PostgresType::Array(element), Type::Array(inner)) => {
             Form::Array(Box::new(form(element, inner, server)?))
+        }
+        _ => return number_form(from, to).or_else(|| time_form(from, to, server)),
+    })
+}
+
+fn number_form(from: &PostgresType, to: &Type) -> Option<Form> {
+    let is_exact = matches!(
+        from,
+        PostgresType::Int2
+            | PostgresType::Int4
+            | PostgresType::Int8
+            | PostgresType::Unsigned
+            | PostgresType::Numeric(_)
+    );
+    Some(match (from, to) {
+        (_, Type::Int { bits }) if is_exact => Form::Number(Number::int(*bits)),
+        (_, Type::UInt { bits }) if is_exact => Form::Number(Number::uint(*bits)),
+        (PostgresType::Numeric(Some((p, s))), Type::Decimal { precision, scale })
+            if !holds_all(*p, *s, *precision, *scale) =>
+        {
+            return None;
+        }
+        (_, Type::Decimal { precision, scale }) if is_exact => {
+            Form::Number(Number::decimal(*precision, *scale)?)
+        }
+        (PostgresType::Int2 | PostgresType::Float4, Type::Float32) => Form::Float32,
+        (PostgresType::Int2 | PostgresType::Int4 | PostgresType::Float8, Type::Float64) => Form::Float64,
+        (PostgresType::Float4, Type::Float64) => Form::Float32As64,
+        _ => return None,
+    })
+}
+
+fn time_form(from: &PostgresType, to: &Type, server: &Server) -> Option<Form> {
+    let day_span = if has_wide_dates(server) { Span::WIDE } else { Span::NARROW };
+    Some(match (from, to) {
+        (PostgresType::Date, Type::Date) => Form::Date { bytes: 2, span: Span::DATE },
+        (PostgresType::Date, Type::Date32) => Form::Date { bytes: 4, span: day_span },
+        (PostgresType::Timestamp(p) | PostgresType::Timestamptz(p), Type::DateTime { zone }) => {
+            is_same_time(from, zone.as_deref(), server, *p == 0)?;
+            Form::Timestamp { bytes: 4, scale: 0, span: Span::DATE_TIME }
+        }
+        (PostgresType::Timestamp(p) | PostgresType::Timestamptz(p), Type::DateTime64 { scale, zone }) => {
+            is_same_time(from, zone.as_deref(), server, p <= scale)?;
+            Form::Timestamp { bytes: 8, scale: *scale, span: day_span }
+        }
+        (PostgresType::Time(0), Type::Time) => Form::Time { bytes: 4, scale: 0 },
+        (PostgresType::Time(p), Type::Time64 { scale }) if p <= scale => {
+            Form::Time { bytes: 8, scale: *scale }
         }
         _ => return None,
     })
@@ -301,6 +312,18 @@ pub fn propose(from: &PostgresType, is_not_null: bool, is_key: bool, server: &Se
         | PostgresType::Text(_) => "String".to_owned(),
     };
     if is_nullable { format!("Nullable({plain})") } else { plain }
+}
+
+/// The type with room for NULL; None where ClickHouse has no such type.
+pub fn nullable(type_text: &str) -> Option<String> {
+    if let Some(inner) = type_text.strip_prefix("LowCardinality(").and_then(|rest| rest.strip_suffix(')')) {
+        return nullable(inner).map(|inner| format!("LowCardinality({inner})"));
+    }
+    match Type::parse(type_text) {
+        Type::Array(_) | Type::Map(..) | Type::Tuple(_) | Type::Other(_) => None,
+        Type::Nullable(_) => Some(type_text.to_owned()),
+        _ => Some(format!("Nullable({type_text})")),
+    }
 }
 
 /// Room for all digits of a `numeric(p, s)`.

@@ -135,3 +135,17 @@ fn the_best_types_are_these() {
     assert_eq!(propose(&array(PostgresType::Int4), false, false, &utc), "Nullable(String)");
     assert_eq!(propose(&PostgresType::Time(6), true, false, &server((25, 8), "UTC")), "String");
 }
+
+#[test]
+fn what_can_be_null_says_so_within_its_low_cardinality() {
+    for (plain, with_null) in [
+        ("String", Some("Nullable(String)")),
+        ("LowCardinality(String)", Some("LowCardinality(Nullable(String))")),
+        ("Nullable(UInt8)", Some("Nullable(UInt8)")),
+        ("Array(UInt8)", None),
+        ("Map(String, String)", None),
+        ("Point", None),
+    ] {
+        assert_eq!(nullable(plain).as_deref(), with_null);
+    }
+}

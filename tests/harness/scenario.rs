@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 use super::Row;
+use super::clickhouse::ClickHouseDatabase;
 use super::database::{Database, Session, output_server, source_server};
 use super::poll::{PATIENCE, eventually};
 use super::process::{Finished, Trucker, tail};
@@ -89,6 +90,15 @@ impl Scenario {
     /// A pipeline that copies a table to one of the same name.
     pub fn copies(self, table: &str) -> Self {
         self.pipeline(table, &config(table, table, &[]), &[])
+    }
+
+    /// The connection `output` is this ClickHouse.
+    #[expect(clippy::wrong_self_convention, reason = "it reads as where the rows go")]
+    pub fn to_clickhouse(self, database: &ClickHouseDatabase) -> Self {
+        let yml = self.project_file();
+        let start = yml.find("  - name: output").expect("it stands last");
+        self.file("trucker.yml", &format!("{}{}", &yml[..start], database.connection("output")));
+        self
     }
 
     /// A further key of the source's connection, as a line of YAML.
