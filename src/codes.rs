@@ -177,6 +177,12 @@ codes! {
     // Processes.
     "0901" Held "another process has the project",
     "0902" Fenced "another process has taken over",
+    // Pipelines' own tests.
+    "1001" TestNone "there is no test to play",
+    "1002" TestTables "the tables of a test aren't known",
+    "1003" TestName "a test names something that isn't there",
+    "1004" TestRefused "what a test puts in is refused",
+    "1005" TestDiffers "the output isn't what a test expects",
 }
 
 impl Code {

@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tls", &["config"]),
     ("postgres", &["change", "config", "tls"]),
     ("clickhouse", &["change", "config", "tls"]),
+    ("ddl", &["config", "postgres"]),
     ("source", &["change", "checkpoint", "config", "postgres"]),
     ("transform", &["change", "checkpoint", "config", "postgres"]),
     ("sink", &["change", "checkpoint", "config", "postgres", "clickhouse"]),
@@ -44,6 +45,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("observe", &["change", "config"]),
     ("sandbox", &[]),
+    ("testing", &["config", "postgres", "ddl", "engine", "observe", "sandbox"]),
+    ("scaffold", &["config", "postgres", "ddl", "testing"]),
     (
         "cli",
         &[
@@ -59,6 +62,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "engine",
             "observe",
             "sandbox",
+            "testing",
+            "scaffold",
         ],
     ),
 ];

@@ -6,6 +6,7 @@ mod columns;
 mod compile;
 mod demo;
 mod explain;
+mod init;
 mod manual;
 mod plan;
 mod preview;
@@ -14,6 +15,7 @@ mod run;
 mod skip;
 mod status;
 mod teardown;
+mod test;
 mod verify;
 
 use std::io::{Write, stdin, stdout};
@@ -64,6 +66,10 @@ enum Command {
     Teardown(teardown::Arguments),
     /// Say what an error's code means, and how to mend it
     Explain(explain::Arguments),
+    /// Write a project: from live tables, or a small example
+    Init(init::Arguments),
+    /// Play the tests that lie beside pipelines, on a throwaway server
+    Test(test::Arguments),
     /// Show a small shop at work between two throwaway Postgres servers
     Demo,
     /// Print the JSON Schema of a configuration file, for editors
@@ -100,6 +106,8 @@ pub fn main() -> ExitCode {
         Command::Man(arguments) => manual::man(arguments),
         Command::Teardown(arguments) => teardown::run(arguments, cli.log_format),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Test(arguments) => test::run(arguments, cli.log_format),
         Command::Demo => match std::env::current_exe() {
             Ok(trucker) => demo::run(&trucker),
             Err(error) => {

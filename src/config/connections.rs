@@ -73,14 +73,31 @@ pub(super) const CLICKHOUSE_KEYS: [&str; 11] = [
     "ssl_key",
 ];
 
-/// Reads the file's tree. What is wrong is reported; what is right is returned.
-pub(super) fn read_project_file(reader: Reader<'_>, root: &Node) -> Option<ProjectFile> {
-    let fields = reader.map(root, "trucker.yml", &["name", "connections"])?;
-    let name = fields.get("name").and_then(|node| read_project_name(reader, node));
-    Some(ProjectFile { name, connections: read_connections(reader, root, fields.get("connections")) })
+/// How much of the connections is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All.
+    Whole,
+    /// Which there are. Each becomes one that leads nowhere.
+    Names,
 }
 
-fn read_connections(reader: Reader<'_>, root: &Node, list: Option<&Node>) -> Option<Vec<Declared>> {
+/// Reads the file's tree. What is wrong is reported; what is right is returned.
+pub(super) fn read_project_file(reader: Reader<'_>, root: &Node, wanted: Wanted) -> Option<ProjectFile> {
+    let fields = reader.map(root, "trucker.yml", &["name", "connections"])?;
+    let name = match wanted {
+        Wanted::Whole => fields.get("name").and_then(|node| read_project_name(reader, node)),
+        Wanted::Names => None,
+    };
+    Some(ProjectFile { name, connections: read_connections(reader, root, fields.get("connections"), wanted) })
+}
+
+fn read_connections(
+    reader: Reader<'_>,
+    root: &Node,
+    list: Option<&Node>,
+    wanted: Wanted,
+) -> Option<Vec<Declared>> {
     let nodes = match list.map(|node| (node, &node.kind)) {
         Some((_, Kind::List(nodes))) if !nodes.is_empty() => nodes,
         Some((_, Kind::Unknown)) => return None,
@@ -107,7 +124,7 @@ fn read_connections(reader: Reader<'_>, root: &Node, list: Option<&Node>) -> Opt
     let mut connections: Vec<Declared> = Vec::new();
     let mut is_complete = true;
     for (i, node) in nodes.iter().enumerate() {
-        let Some(declared) = read_connection(reader, node, i) else {
+        let Some(declared) = read_connection(reader, node, i, wanted) else {
             is_complete = false;
             continue;
         };
@@ -139,7 +156,7 @@ fn read_project_name(reader: Reader<'_>, node: &Node) -> Option<String> {
     None
 }
 
-fn read_connection(reader: Reader<'_>, node: &Node, index: usize) -> Option<Declared> {
+fn read_connection(reader: Reader<'_>, node: &Node, index: usize, wanted: Wanted) -> Option<Declared> {
     let unnamed = format!("connection number {}", index + 1);
     // Which keys there are depends on the adapter, which is one of them.
     let adapter = match &node.kind {
@@ -176,11 +193,46 @@ fn read_connection(reader: Reader<'_>, node: &Node, index: usize) -> Option<Decl
     let adapter = adapter.flatten();
     let shown_name = name.clone().unwrap_or_default();
     let connection = match adapter {
+        Some(adapter) if wanted == Wanted::Names => Some(stand_in(adapter, shown_name)),
         Some(Adapter::ClickHouse) => read_clickhouse(&settings, shown_name).map(Connection::ClickHouse),
         _ => read_postgres(&settings, shown_name).map(Connection::Postgres),
     };
     let connection = connection.filter(|_| adapter.is_some());
     Some(Declared { place: settings.place_of("name"), name: name?, adapter, connection })
+}
+
+/// A connection of that name that leads nowhere, and to no other's database.
+fn stand_in(adapter: Adapter, name: String) -> Connection {
+    let (host, database, user) = (name.clone(), name.clone(), String::new());
+    match adapter {
+        Adapter::Postgres => Connection::Postgres(PostgresConnection {
+            name,
+            host,
+            port: 5432,
+            database,
+            user,
+            pass: None,
+            sslmode: SslMode::Disable,
+            ssl_root_cert: None,
+            ssl_cert: None,
+            ssl_key: None,
+            wal_budget: WalBudget::default(),
+            replica: None,
+            failover: false,
+        }),
+        Adapter::ClickHouse => Connection::ClickHouse(ClickHouseConnection {
+            name,
+            host,
+            port: 8123,
+            database,
+            user,
+            pass: None,
+            sslmode: SslMode::Disable,
+            ssl_root_cert: None,
+            ssl_cert: None,
+            ssl_key: None,
+        }),
+    }
 }
 
 fn read_host(settings: &Settings<'_>, key: &str, host: Option<String>) -> Option<String> {

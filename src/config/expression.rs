@@ -19,18 +19,48 @@ use super::template::{Place, Rendered, render};
 use crate::codes::Code;
 
 /// The environment variables that `env()` sees.
-#[derive(Clone, Default)]
-pub struct Variables(Arc<HashMap<OsString, OsString>>);
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Variables {
+    values: Arc<HashMap<OsString, OsString>>,
+    /// Whether one that isn't set is an empty text.
+    fills_missing: bool,
+}
+
+/// Without any value: they may be secrets.
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Variables")
+    }
+}
 
 impl Variables {
     /// Those of this process.
     pub fn of_process() -> Variables {
-        Variables(Arc::new(std::env::vars_os().collect()))
+        Variables { values: Arc::new(std::env::vars_os().collect()), fills_missing: false }
     }
 
     /// These.
     pub fn new<K: Into<OsString>, V: Into<OsString>>(pairs: impl IntoIterator<Item = (K, V)>) -> Variables {
-        Variables(Arc::new(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect()))
+        let values = pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        Variables { values: Arc::new(values), fills_missing: false }
+    }
+
+    /// These and more, which count where both have one.
+    pub fn and(&self, more: impl IntoIterator<Item = (String, String)>) -> Variables {
+        let mut values = (*self.values).clone();
+        values.extend(more.into_iter().map(|(name, value)| (name.into(), value.into())));
+        Variables { values: Arc::new(values), fills_missing: self.fills_missing }
+    }
+
+    /// The same, but one that isn't set and has no default is an empty text.
+    pub(super) fn filled(&self) -> Variables {
+        Variables { values: self.values.clone(), fills_missing: true }
+    }
+
+    /// The variable's value; None where it isn't set, Some(None) where it is no UTF-8.
+    pub fn get(&self, name: &str) -> Option<Option<&str>> {
+        let value = self.values.get(std::ffi::OsStr::new(name)).map(|value| value.to_str());
+        if value.is_none() && self.fills_missing { Some(Some("")) } else { value }
     }
 }
 
@@ -73,6 +103,13 @@ pub(super) struct Filled {
 }
 
 impl Expanded {
+    /// A file that is no template.
+    pub(super) fn verbatim(file: &SourceFile) -> Expanded {
+        let text = file.text().to_owned();
+        let marker = Marker::absent_from(&text);
+        Expanded { rendered: Rendered::verbatim(text), marker, printed: Vec::new() }
+    }
+
     /// Puts the values in.
     pub(super) fn fill(&self, text: &str) -> Filled {
         let mut filled = Filled::default();
@@ -199,13 +236,12 @@ fn environment(marker: &Marker, record: &Shared, variables: &Variables) -> Envir
     }
     let (calls, variables) = (record.clone(), variables.clone());
     env.add_function("env", move |name: &str, default: Option<Value>| {
-        let why = match (variables.0.get(std::ffi::OsStr::new(name)), default) {
-            (Some(value), _) => match value.to_str() {
-                Some(value) => return Value::from(value),
-                None => Why::NotUtf8,
-            },
-            (None, Some(default)) => return default,
-            (None, None) => Why::NotSet,
+        let is_set = variables.values.contains_key(std::ffi::OsStr::new(name));
+        let why = match (variables.get(name), default) {
+            (_, Some(default)) if !is_set => return default,
+            (Some(Some(value)), _) => return Value::from(value),
+            (Some(None), _) => Why::NotUtf8,
+            (None, _) => Why::NotSet,
         };
         let mut record = lock(&calls);
         record.missing.push((name.to_owned(), why, false));

@@ -22,6 +22,14 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// A map whose keys were looked at before.
+    pub(super) fn of(node: &'a Node) -> Option<Fields<'a>> {
+        match &node.kind {
+            Kind::Map(entries) => Some(Fields { place: node.place, entries }),
+            _ => None,
+        }
+    }
+
     /// The key's value; None where it is absent or empty.
     pub(super) fn get(&self, key: &str) -> Option<&'a Node> {
         let (_, node) = self.entries.iter().find(|(entry, _)| entry.name == key)?;
@@ -119,6 +127,14 @@ impl<'a> Reader<'a> {
                 self.error(Code::Shape, node.place, format!("{what} must be a list, not {}", name_of(kind)));
                 None
             }
+        }
+    }
+
+    /// A list, or anything else, which stands for a list of one.
+    pub(super) fn list_or_one_map(&self, node: &'a Node) -> &'a [Node] {
+        match &node.kind {
+            Kind::List(items) => items,
+            _ => std::slice::from_ref(node),
         }
     }
 

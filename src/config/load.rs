@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::connections::{Declared, ProjectFile, read_project_file};
+use super::connections::{Declared, ProjectFile, Wanted, read_project_file};
 use super::consistency::{Candidate, Checks};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::expression::{Variables, expand};
@@ -41,8 +41,21 @@ pub fn load(dir: &Path) -> Result<Loaded, Diagnostics> {
 /// # Errors
 /// As [`load`].
 pub fn load_with(dir: &Path, variables: &Variables) -> Result<Loaded, Diagnostics> {
+    read_project(dir, variables, Wanted::Whole)
+}
+
+/// As [`load`], with these environment variables, for a project whose connections will be replaced: of each only name and
+/// adapter are read, so that neither secrets nor files of them are needed, nor variables that only they use.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_connections(dir: &Path, variables: &Variables) -> Result<Loaded, Diagnostics> {
+    read_project(dir, variables, Wanted::Names)
+}
+
+fn read_project(dir: &Path, variables: &Variables, wanted: Wanted) -> Result<Loaded, Diagnostics> {
     let report = Report::default();
-    let project = Loader { dir, variables, report: &report }.project();
+    let project = Loader { dir, variables, wanted, report: &report }.project();
     let (secrets, diagnostics) = report.finish();
     let warnings = diagnostics?;
     Ok(Loaded { project: project.ok_or_else(Diagnostics::default)?, secrets, warnings })
@@ -54,6 +67,7 @@ const ENDINGS: [&str; 3] = ["yml", "yaml", "json"];
 struct Loader<'a> {
     dir: &'a Path,
     variables: &'a Variables,
+    wanted: Wanted,
     report: &'a Report,
 }
 
@@ -121,14 +135,22 @@ impl Loader<'_> {
             self.report.add(Diagnostic::error(Code::NoProjectFile, shown, message).help(help));
             return None;
         };
-        let (source, root) = self.tree(path)?;
-        read_project_file(Reader { file: &source, report: self.report }, &root?)
+        let filled;
+        let variables = match self.wanted {
+            Wanted::Whole => self.variables,
+            Wanted::Names => {
+                filled = self.variables.filled();
+                &filled
+            }
+        };
+        let (source, root) = self.tree(path, variables)?;
+        read_project_file(Reader { file: &source, report: self.report }, &root?, self.wanted)
     }
 
     /// A configuration file and its tree; None for what could not be read.
-    fn tree(&self, path: PathBuf) -> Option<(SourceFile, Option<Node>)> {
+    fn tree(&self, path: PathBuf, variables: &Variables) -> Option<(SourceFile, Option<Node>)> {
         let source = SourceFile::read(path, self.report)?;
-        let tree = match expand(&source, self.variables) {
+        let tree = match expand(&source, variables) {
             Ok(expanded) => parse(&source, &expanded, self.report),
             Err(problems) => {
                 problems.into_iter().for_each(|problem| self.report.add(problem));
@@ -162,8 +184,8 @@ impl Loader<'_> {
             }
             Err(()) => return Some(None),
         };
-        let tree = self.tree(path);
-        let sql = read_sql_files(&entries, self.report);
+        let tree = self.tree(path, self.variables);
+        let sql = read_sql_files(&entries, self.variables, self.report);
         let Some(name) = folder.file_name().and_then(|name| name.to_str()) else {
             let message = "the name of a pipeline's folder must be UTF-8";
             self.report.add(Diagnostic::error(Code::FileUnreadable, shown_path(folder), message));

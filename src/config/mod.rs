@@ -15,7 +15,7 @@ mod fields;
 mod load;
 mod marker;
 mod mask;
-mod nearest;
+pub mod nearest;
 mod pipelines;
 mod project;
 mod report;
@@ -28,6 +28,7 @@ mod source_file;
 mod sql_files;
 mod table_name;
 pub mod template;
+mod test_file;
 mod yaml;
 
 #[cfg(test)]
@@ -40,10 +41,16 @@ pub use connection::{
 };
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expression::Variables;
-pub use load::{Loaded, load, load_with};
+pub use load::{Loaded, load, load_with, load_without_connections};
 pub use mask::SecretMask;
 pub use project::{
     Action, Actions, Input, OnError, Output, Pipeline, Project, SqlFile, SqlFiles, TableName, TruncateAction,
 };
 pub use secret::Secret;
 pub use size::shown_size;
+pub use source_file::shown_path;
+pub use table_name::table_name;
+pub use test_file::{
+    Expectation, Given, RETURNED, TestCell, TestChange, TestFile, TestOperation, TestRow, TestRows, TestSql,
+    TestStep, TestValue, read_test_file,
+};

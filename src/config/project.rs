@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::connection::Connection;
 use super::diagnostic::Diagnostic;
+use super::expression::Variables;
 use super::nearest::did_you_mean;
 use crate::codes::Code;
 
@@ -127,6 +128,8 @@ pub struct SqlFile {
     pub path: PathBuf,
     /// The text as it is in the file (UTF-8, without a byte order mark).
     pub text: Arc<str>,
+    /// The environment that its templates see.
+    pub variables: Variables,
 }
 
 /// The SQL files that a pipeline's folder has.

@@ -117,7 +117,7 @@ pub(super) fn reason(error: &std::io::Error) -> String {
 }
 
 /// A path for messages: relative to where the command was started if it lies below, else as given.
-pub(super) fn shown_path(path: &Path) -> PathBuf {
+pub fn shown_path(path: &Path) -> PathBuf {
     let below = std::env::current_dir().ok().and_then(|dir| Some(path.strip_prefix(dir).ok()?.to_owned()));
     let path = below.unwrap_or_else(|| path.to_owned());
     match path.strip_prefix(".") {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::Diagnostic;
+use super::expression::Variables;
 use super::nearest::{did_you_mean, list};
 use super::project::{SqlFile, SqlFiles};
 use super::report::Report;
@@ -15,10 +16,10 @@ pub(super) const SQL_FILE_NAMES: [&str; 6] =
     ["transform.sql", "insert.sql", "update.sql", "delete.sql", "load.sql", "truncate.sql"];
 
 /// Reads those of the folder's files that are SQL files, and warns of any that only look like one.
-pub(super) fn read_sql_files(files: &[PathBuf], report: &Report) -> SqlFiles {
+pub(super) fn read_sql_files(files: &[PathBuf], variables: &Variables, report: &Report) -> SqlFiles {
     let read = |name: &str| {
         let path = files.iter().find(|path| file_name(path) == name)?;
-        read_sql_file(path, report)
+        read_sql_file(path, variables, report)
     };
     let sql = SqlFiles {
         transform: read("transform.sql"),
@@ -60,13 +61,15 @@ fn looks_like_sql(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("sql"))
 }
 
-fn read_sql_file(path: &Path, report: &Report) -> Option<SqlFile> {
+fn read_sql_file(path: &Path, variables: &Variables, report: &Report) -> Option<SqlFile> {
     let name = file_name(path);
     let shown = shown_path(path);
     let (code, problem) = match read_text(path) {
         Ok(text) if text.contains('\0') => (Code::FileUnreadable, format!("`{name}` holds a zero byte")),
         Ok(text) if !has_statement(&text) => (Code::FileEmpty, format!("`{name}` holds no statement")),
-        Ok(text) => return Some(SqlFile { path: shown, text: Arc::from(text) }),
+        Ok(text) => {
+            return Some(SqlFile { path: shown, text: Arc::from(text), variables: variables.clone() });
+        }
         Err(reason) => (Code::FileUnreadable, format!("`{name}` cannot be read: {reason}")),
     };
     report.add(Diagnostic::error(code, shown, problem));

@@ -1,5 +1,7 @@
 //! Table names as people write them: `orders`, `sales.orders`, `"Odd.Name"."T""x"`.
 
+use super::project::TableName;
+
 /// How a name without quotes is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
@@ -7,6 +9,12 @@ pub(super) enum Dialect {
     Postgres,
     /// As written; backticks quote as well.
     ClickHouse,
+}
+
+/// A table of Postgres's, in schema public where the text has none; the error says what is wrong.
+pub fn table_name(text: &str) -> Result<TableName, String> {
+    let (schema, table) = parse_table_name(text, Dialect::Postgres)?;
+    Ok(TableName { schema: schema.unwrap_or_else(|| "public".to_owned()), table })
 }
 
 /// The longest identifier that Postgres keeps.

@@ -36,6 +36,8 @@ pub(super) struct Scalar {
     pub(super) text: String,
     /// What expressions put into it.
     pub(super) values: Vec<String>,
+    /// Written without quotes.
+    pub(super) is_plain: bool,
 }
 
 #[derive(Debug)]
@@ -193,7 +195,7 @@ impl Tree<'_> {
         {
             Kind::Null
         } else {
-            Kind::Scalar(Scalar { text: filled.text, values: filled.values })
+            Kind::Scalar(Scalar { text: filled.text, values: filled.values, is_plain })
         };
         self.attach(Node { place, kind });
         Ok(())

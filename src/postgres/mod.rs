@@ -14,6 +14,7 @@ mod socket;
 pub mod sqlstate;
 pub mod text_rows;
 mod tls;
+mod url;
 
 pub use connect::{Session, connect};
 pub use connect_error::ConnectError;
@@ -21,3 +22,4 @@ pub use error::{ServerError, describe, is_transient};
 pub use raw::{BackendMessage, MessageReader, RawConnection, RawError, RawRow};
 pub use settings::Purpose;
 pub use socket::Wire;
+pub use url::parse_url;

@@ -1,7 +1,6 @@
 //! Renders one SQL file for one table and operation. What a template prints is SQL that is safe by construction:
 //! columns and relations as such, every other value as a literal. Values of rows never come near it.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use super::scan::{Reference, Scanned, Scope, scan};
 use crate::change::Operation;
 use crate::codes::Code;
 use crate::config::template::{self, Place, Rendered};
-use crate::config::{SqlFile, TableName};
+use crate::config::{SqlFile, TableName, Variables};
 use crate::postgres::ident::{quote_ident, quote_literal};
 
 /// What a template may ask for.
@@ -101,7 +100,8 @@ impl RenderedFile {
 
     /// A file of ours in place of one that the user did not write.
     pub fn synthesized(path: &std::path::Path, text: String) -> Self {
-        let file = SqlFile { path: path.to_owned(), text: text.as_str().into() };
+        let file =
+            SqlFile { path: path.to_owned(), text: text.as_str().into(), variables: Variables::default() };
         let Scanned { references, end, .. } = scan(&text);
         RenderedFile { file, rendered: Rendered::verbatim(text), references, end, second_statement: None }
     }
@@ -122,7 +122,7 @@ impl RenderedFile {
 
 /// Renders a file; `scene` says for what.
 pub fn render_file(file: &SqlFile, scene: &Scene<'_>) -> Result<RenderedFile, SqlProblem> {
-    let env = environment();
+    let env = environment(&file.variables);
     let rendered = template::render(&env, "file.sql", &file.text, context(scene)).map_err(|error| {
         let place = error.place;
         SqlProblem {
@@ -144,23 +144,26 @@ pub fn render_file(file: &SqlFile, scene: &Scene<'_>) -> Result<RenderedFile, Sq
     Ok(rendered)
 }
 
-fn environment() -> Environment<'static> {
+fn environment(variables: &Variables) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_formatter(print);
     // Ends a template that loops for ever; none that a person wrote comes near.
     env.set_fuel(Some(10_000_000));
-    env.add_function("env", env_value);
+    let variables = variables.clone();
+    env.add_function("env", move |name: String, default: Option<Value>| {
+        env_value(&variables, &name, default)
+    });
     env.add_filter("ident", |name: String| Value::from_safe_string(quote_ident(&name)));
     env.add_filter("raw", |text: String| Value::from_safe_string(text));
     env
 }
 
-fn env_value(name: String, default: Option<Value>) -> Result<Value, Error> {
-    match (std::env::var_os(&name).map(OsString::into_string), default) {
-        (Some(Ok(value)), _) => Ok(Value::from(value)),
-        (Some(Err(_)), _) => Err(invalid(format!("the environment variable {name} is no UTF-8 text"))),
+fn env_value(variables: &Variables, name: &str, default: Option<Value>) -> Result<Value, Error> {
+    match (variables.get(name), default) {
+        (Some(Some(value)), _) => Ok(Value::from(value)),
+        (Some(None), _) => Err(invalid(format!("the environment variable {name} is no UTF-8 text"))),
         (None, Some(default)) => Ok(default),
         (None, None) => Err(invalid(format!(
             "the environment variable {name} is not set; set it, or give a default: env(\"{name}\", \"…\")"
@@ -241,7 +244,8 @@ mod tests {
     use super::*;
 
     fn rendered(text: &str, operation: Operation) -> Result<RenderedFile, SqlProblem> {
-        let file = SqlFile { path: "p/transform.sql".into(), text: text.into() };
+        let file =
+            SqlFile { path: "p/transform.sql".into(), text: text.into(), variables: Variables::of_process() };
         let table = TableName { schema: "public".into(), table: "orders".into() };
         let scene = Scene {
             pipeline: "it's",
