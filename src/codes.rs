@@ -142,6 +142,8 @@ codes! {
     "0616" MayBeNull "a NULL may meet a NOT NULL column",
     "0617" InputReplaced "the input table isn't the one that it was",
     "0618" Untraceable "deletes can't be carried out",
+    "0619" TableEngine "the output's engine doesn't keep rows in a way that fits",
+    "0620" SortingKey "the output isn't sorted by the key",
     // SQL files.
     "0701" SqlSyntax "the SQL has a syntax error",
     "0702" SqlUnknownName "the SQL names something that isn't there",
@@ -174,6 +176,7 @@ codes! {
     "0816" TryAgain "somebody else was in the way",
     "0817" RightLost "a right is missing while it runs",
     "0818" Bug "a mistake of trucker's",
+    "0819" RowsAhead "the output holds rows of another history",
     // Processes.
     "0901" Held "another process has the project",
     "0902" Fenced "another process has taken over",

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::engine::ask::{self, Answer};
 use crate::observe::log::LogFormat;
-use crate::sink::postgres::request::Asked;
+use crate::sink::Asked;
 
 /// What can be said about it.
 #[derive(Debug, clap::Args)]

@@ -7,8 +7,7 @@ use std::process::ExitCode;
 use crate::config::Loaded;
 use crate::engine::ask::{self, Standing};
 use crate::observe::log::LogFormat;
-use crate::sink::postgres::failure::Failure;
-use crate::sink::postgres::request::Asked;
+use crate::sink::{Asked, Failure};
 
 /// What can be said about it.
 #[derive(Debug, clap::Args)]

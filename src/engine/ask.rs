@@ -5,14 +5,12 @@
 use std::time::{Duration, Instant};
 
 use super::error::{EngineError, Findings};
-use super::inspect::{Found, inspect};
+use super::inspect::{Inspected, inspect};
 use super::prepare::define;
 use crate::change::Lsn;
 use crate::config::{Pipeline, Project};
-use crate::sink::postgres::SinkError;
-use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey};
-use crate::sink::postgres::failure::Failure;
-use crate::sink::postgres::request::{self, Asked, Request};
+use crate::postgres::Purpose;
+use crate::sink::{Asked, Checkpoint, CheckpointKey, Failure, Output, Request, SinkError};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -21,7 +19,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Standing {
     project: Project,
     pipeline: Pipeline,
-    found: Vec<Found>,
+    found: Inspected,
     checkpoint: Option<Checkpoint>,
     /// Whether a process runs the project.
     pub is_running: bool,
@@ -55,9 +53,9 @@ pub async fn look(project: &Project, name: &str) -> Result<Standing, EngineError
     if !errors.is_empty() {
         return Err(EngineError::Servers(errors.into_iter().collect()));
     }
-    let is_running = found.iter().filter_map(|f| f.source.as_ref()).any(|source| source.is_running);
-    let mut checkpoints = found.iter().filter_map(|f| f.output.as_ref()).flat_map(|o| &o.checkpoints);
-    let checkpoint = checkpoints.find(|checkpoint| checkpoint.pipeline == name).cloned();
+    let is_running = found.is_running();
+    let stored = found.outputs().find_map(|o| o.found.checkpoints.iter().find(|c| c.pipeline == name));
+    let checkpoint = stored.cloned();
     Ok(Standing { project: project.clone(), pipeline: pipeline.clone(), found, checkpoint, is_running })
 }
 
@@ -77,11 +75,16 @@ impl Standing {
     /// # Errors
     /// All that is wrong with them.
     pub async fn check_files(&self) -> Result<(), EngineError> {
-        let find = |name: &str| self.found.iter().find(|found| found.connection.name == name);
-        let ends = find(&self.pipeline.input.connection).zip(find(&self.pipeline.output.connection));
-        let Some((source, output)) = ends else { return Ok(()) };
-        let (source, output) = ((&source.connection, &source.session), (&output.connection, &output.session));
-        let Err(error) = define(&self.project, source, output, &self.pipeline).await else { return Ok(()) };
+        let mut databases = self.found.databases.iter();
+        let source = databases.find(|found| found.connection.name == self.pipeline.input.connection);
+        let Some((source, to)) = source.zip(self.project.connection(&self.pipeline.output.connection)) else {
+            return Ok(());
+        };
+        let output = Output::connect(to, Purpose::Control).await;
+        let output = output.map_err(EngineError::sink(to.name()))?;
+        let source = (&source.connection, &source.session);
+        let defined = define(&self.project, source, (to, &output), &self.pipeline).await;
+        let Err(error) = defined else { return Ok(()) };
         let mut findings = Findings::default();
         findings.pipeline(&self.pipeline.name, error);
         findings.verdict()
@@ -98,9 +101,9 @@ impl Standing {
     }
 
     async fn leave(&self, asked: &Asked) -> Result<Answer, SinkError> {
-        let output = self.found.iter().find(|found| found.connection.name == self.pipeline.output.connection);
-        let Some(output) = output else { return Ok(Answer::Moved) };
-        let client = &output.session.client;
+        let Some(ledger) = self.found.ledger(&self.project, &self.pipeline.output.connection) else {
+            return Ok(Answer::Moved);
+        };
         let key = CheckpointKey {
             project: self.project.checkpoint_name().to_owned(),
             pipeline: self.pipeline.name.clone(),
@@ -108,7 +111,7 @@ impl Standing {
         let about = self.failure().filter(|_| !matches!(asked, Asked::Backfill | Asked::Repair { .. }));
         let pending = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.request.as_ref());
         let Some(asked) = with_pending(asked, pending) else { return Ok(Answer::Moved) };
-        if !request::leave(client, &key, &asked, pending, about).await? {
+        if !ledger.leave(&key, &asked, pending, about).await? {
             return Ok(Answer::Moved);
         }
         if !self.is_running {
@@ -119,7 +122,7 @@ impl Standing {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let Some(now) = checkpoint::fetch_one(client, &key).await? else { continue };
+            let Some(now) = ledger.fetch_one(&key).await? else { continue };
             match (now.request, now.failure) {
                 (_, Some(Failure { refused: Some(reason), .. })) => return Ok(Answer::Refused(reason)),
                 (_, Some(failure)) if self.failure().is_none_or(|before| before.since != failure.since) => {

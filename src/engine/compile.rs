@@ -7,6 +7,7 @@ use crate::config::{Diagnostic, Pipeline, Project};
 use crate::pipeline::definition::Checked;
 use crate::pipeline::listing::{self, Listed};
 use crate::postgres::{Purpose, connect};
+use crate::sink::Output;
 
 /// The statements of the pipelines of these names, or of all, by pipeline.
 ///
@@ -41,13 +42,13 @@ pub(super) fn select<'p>(project: &'p Project, names: &[String]) -> Result<Vec<&
 }
 
 async fn of_pipeline(project: &Project, pipeline: &Pipeline) -> Checked<Vec<Listed>> {
-    let (Some(input), Some(output)) =
-        (postgres(project, &pipeline.input.connection), postgres(project, &pipeline.output.connection))
-    else {
+    let ends =
+        postgres(project, &pipeline.input.connection).zip(project.connection(&pipeline.output.connection));
+    let Some((input, output)) = ends else {
         return Ok(Vec::new());
     };
     let source = connect(input.queried(), Purpose::Source).await?;
-    let into = connect(output, Purpose::Control).await?;
+    let into = Output::connect(output, Purpose::Control).await?;
     let definition = define(project, (input, &source), (output, &into), pipeline).await?;
     listing::list(&definition, &source).await
 }

@@ -7,7 +7,7 @@ use crate::change::Lsn;
 use crate::codes::Code;
 use crate::config::Diagnostic;
 use crate::pipeline::definition::Definition;
-use crate::sink::postgres::checkpoint::Checkpoint;
+use crate::sink::Checkpoint;
 use crate::source::publication::Publication;
 use crate::source::slot::Slot;
 

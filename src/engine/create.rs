@@ -1,4 +1,4 @@
-//! What trucker creates on servers: schema `trucker` on outputs, then a publication, then a slot, in this order. (A slot
+//! What trucker creates on servers: its own tables on outputs, then a publication, then a slot, in this order. (A slot
 //! made before its publication can't decode what lies between the two.) Later starts bring the publication up to date.
 
 use tokio::sync::watch;
@@ -13,7 +13,7 @@ use crate::failpoint;
 use crate::pipeline::task::ended;
 use crate::postgres::catalog::Table;
 use crate::postgres::{Purpose, connect};
-use crate::sink::postgres::checkpoint::{self, CheckpointKey};
+use crate::sink::CheckpointKey;
 use crate::source::{publication, slot, standby};
 
 /// Creates what is missing, but for slots; or, where it may not, refuses to go on without, slots included.
@@ -21,8 +21,8 @@ pub async fn create(project: &mut PreparedProject, creation: Creation) -> Result
     if creation == Creation::Forbidden {
         plan::refuse_missing(project).await?;
     }
-    for (name, session) in &project.outputs {
-        let made = checkpoint::ensure_tables(&session.client).await;
+    for (name, output) in &project.outputs {
+        let made = output.ledger().ensure_tables().await;
         made.map_err(EngineError::sink(name))?;
     }
     retire_orphans(project).await?;
@@ -52,11 +52,11 @@ pub async fn create_slots(
 /// come back, it is filled anew.
 async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
     for (connection, pipeline) in orphans(project).await? {
-        let Some(session) = project.outputs.get(&connection) else { continue };
+        let Some(output) = project.outputs.get(&connection) else { continue };
         tracing::warn!(event = "pipeline_gone", pipeline = %pipeline,
             "the pipeline's folder is gone: its place is given up; bringing it back means a new backfill");
         let key = CheckpointKey { project: project.name.clone(), pipeline };
-        let done = checkpoint::reset(&session.client, &key).await;
+        let done = output.ledger().reset(&key).await;
         done.map_err(EngineError::sink(&connection))?;
     }
     Ok(())
@@ -65,9 +65,9 @@ async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
 /// Pipelines that have a place in the stream and no folder any more, with the connections that have their checkpoints.
 pub(super) async fn orphans(project: &PreparedProject) -> Result<Vec<(String, String)>, EngineError> {
     let mut orphans = Vec::new();
-    for (name, session) in &project.outputs {
+    for (name, output) in &project.outputs {
         let failed = EngineError::sink(name);
-        for found in checkpoint::fetch_all(&session.client, &project.name).await.map_err(failed)? {
+        for found in output.ledger().fetch_all(&project.name).await.map_err(failed)? {
             let is_ours = project.sources.iter().any(|source| {
                 let mut origin = source.origin();
                 origin.timeline = found.origin.timeline;

@@ -4,7 +4,7 @@ use crate::codes::Code;
 use crate::config::{Diagnostic, Diagnostics};
 use crate::pipeline::error::PipelineError;
 use crate::postgres::{ConnectError, error};
-use crate::sink::postgres::SinkError;
+use crate::sink::SinkError;
 use crate::transform::SqlProblem;
 
 /// Why a project doesn't run.
@@ -56,7 +56,12 @@ impl EngineError {
 
     /// What an output said.
     pub fn sink(connection: &str) -> impl Fn(SinkError) -> EngineError + Copy + '_ {
-        move |e| EngineError::server(e.code(), format!("connection {connection}: {e}"))
+        move |error| match error {
+            SinkError::Connect(error) => error.into(),
+            // It names the connection itself.
+            SinkError::ClickHouse { .. } => EngineError::server(error.code(), error.to_string()),
+            error => EngineError::server(error.code(), format!("connection {connection}: {error}")),
+        }
     }
 
     /// What a server said to something that was done for a connection.

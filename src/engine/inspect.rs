@@ -7,13 +7,87 @@ use tokio_postgres::Client;
 use super::error::EngineError;
 use super::prepare::slot_name;
 use crate::change::Lsn;
-use crate::config::{Connection, Diagnostic, PostgresConnection, Project};
+use crate::clickhouse;
+use crate::config::{ClickHouseConnection, Connection, Diagnostic, PostgresConnection, Project};
 use crate::postgres::catalog::{ServerIdentity, fetch_lsn, fetch_server_identity};
 use crate::postgres::{Purpose, Session, connect};
-use crate::sink::postgres::SinkError;
-use crate::sink::postgres::checkpoint::{self, Checkpoint};
-use crate::sink::postgres::dead_letter;
+use crate::sink::{Checkpoint, Ledger, SinkError};
 use crate::source::slot::{self, Retention, Slot};
+
+/// All that was found.
+pub struct Inspected {
+    /// The project's databases of Postgres.
+    pub databases: Vec<Found>,
+    /// Its databases of ClickHouse, each once.
+    pub stores: Vec<Store>,
+}
+
+/// A database of ClickHouse.
+pub struct Store {
+    connection: ClickHouseConnection,
+    client: clickhouse::Client,
+    found: FoundOutput,
+}
+
+impl Store {
+    fn is_reached_by(&self, to: &ClickHouseConnection) -> bool {
+        let place = |c: &ClickHouseConnection| (c.host.clone(), c.port, c.database.clone());
+        place(&self.connection) == place(to)
+    }
+
+    fn kept(&self) -> Kept<'_> {
+        let ledger = Ledger::ClickHouse(&self.client);
+        Kept { connection: &self.connection.name, ledger, found: &self.found }
+    }
+}
+
+/// An output, and what it has.
+#[derive(Clone, Copy)]
+pub struct Kept<'f> {
+    /// Its connection's name; where several lead there, that of the one that stands for all.
+    pub connection: &'f str,
+    /// How to reach it.
+    pub ledger: Ledger<'f>,
+    /// What it has.
+    pub found: &'f FoundOutput,
+}
+
+impl Inspected {
+    /// All outputs, each once.
+    pub fn outputs(&self) -> impl Iterator<Item = Kept<'_>> {
+        let databases = self.databases.iter().filter_map(|database| {
+            let ledger = Ledger::Postgres(&database.session.client);
+            Some(Kept { connection: &database.connection.name, ledger, found: database.output.as_ref()? })
+        });
+        databases.chain(self.stores.iter().map(Store::kept))
+    }
+
+    /// The output that this connection of the project's leads to.
+    pub fn output(&self, project: &Project, connection: &str) -> Option<Kept<'_>> {
+        if let Some(Connection::ClickHouse(to)) = project.connection(connection) {
+            return self.stores.iter().find(|store| store.is_reached_by(to)).map(Store::kept);
+        }
+        let named = self.databases.iter().find(|database| database.connection.name == connection);
+        self.outputs().find(|output| {
+            let database = self.databases.iter().find(|d| d.connection.name == output.connection);
+            named.zip(database).is_some_and(|(named, database)| named.is_same_database(database))
+        })
+    }
+
+    /// The ledger that it leads to, by that connection.
+    pub fn ledger(&self, project: &Project, connection: &str) -> Option<Ledger<'_>> {
+        if let Some(Connection::ClickHouse(_)) = project.connection(connection) {
+            return self.output(project, connection).map(|output| output.ledger);
+        }
+        let database = self.databases.iter().find(|database| database.connection.name == connection)?;
+        Some(Ledger::Postgres(&database.session.client))
+    }
+
+    /// Whether a process runs the project.
+    pub fn is_running(&self) -> bool {
+        self.databases.iter().filter_map(|f| f.source.as_ref()).any(|source| source.is_running)
+    }
+}
 
 /// A database of the project's.
 pub struct Found {
@@ -67,8 +141,8 @@ pub struct FoundOutput {
     pub checkpoints: Vec<Checkpoint>,
     /// How many dead letters its pipelines have.
     pub dead_letters: Vec<(String, i64)>,
-    /// Whether schema `trucker` holds nothing else, and may be dropped.
-    pub is_schema_spare: bool,
+    /// Whether what trucker created there holds nothing else, and may be dropped.
+    pub is_spare: bool,
 }
 
 impl Found {
@@ -94,7 +168,7 @@ impl Found {
 }
 
 /// Looks at the Postgres databases of these connections; beside what was found, why others couldn't be looked at.
-pub async fn inspect(project: &Project, is_wanted: impl Fn(&str) -> bool) -> (Vec<Found>, Vec<Diagnostic>) {
+pub async fn inspect(project: &Project, is_wanted: impl Fn(&str) -> bool) -> (Inspected, Vec<Diagnostic>) {
     let mut errors = Vec::new();
     let wanted = project.connections.iter().filter_map(|connection| match connection {
         Connection::Postgres(connection) if is_wanted(&connection.name) => Some(connection),
@@ -113,15 +187,48 @@ pub async fn inspect(project: &Project, is_wanted: impl Fn(&str) -> bool) -> (Ve
             Err(error) => errors.extend(error.into_diagnostics()),
         }
     }
-    let checkpoints: Vec<Checkpoint> =
-        found.iter().filter_map(|f| f.output.as_ref()).flat_map(|o| o.checkpoints.clone()).collect();
+    let stores = look_at_stores(project, is_wanted, &mut errors).await;
+    let outputs = found.iter().filter_map(|f| f.output.as_ref()).chain(stores.iter().map(|s| &s.found));
+    let checkpoints: Vec<Checkpoint> = outputs.flat_map(|output| output.checkpoints.clone()).collect();
     for at in standing_for(&found, |database| database.is_read) {
         match look_at_source(project, &found[at], &checkpoints).await {
             Ok(source) => found[at].source = Some(source),
             Err(error) => errors.extend(error.into_diagnostics()),
         }
     }
-    (found, errors)
+    (Inspected { databases: found, stores }, errors)
+}
+
+async fn look_at_stores(
+    project: &Project,
+    is_wanted: impl Fn(&str) -> bool,
+    errors: &mut Vec<Diagnostic>,
+) -> Vec<Store> {
+    let mut stores: Vec<Store> = Vec::new();
+    for connection in &project.connections {
+        let Connection::ClickHouse(to) = connection else { continue };
+        if !is_wanted(&to.name) || stores.iter().any(|store| store.is_reached_by(to)) {
+            continue;
+        }
+        let looked = async {
+            let connecting = || SinkError::clickhouse("connecting");
+            let client = clickhouse::Client::new(to).map_err(connecting())?;
+            let found = fetch_kept(Ledger::ClickHouse(&client), project.checkpoint_name()).await?;
+            Ok::<_, SinkError>(Store { connection: to.clone(), client, found })
+        };
+        match looked.await {
+            Ok(store) => stores.push(store),
+            Err(error) => errors.extend(EngineError::sink(&to.name)(error).into_diagnostics()),
+        }
+    }
+    stores
+}
+
+async fn fetch_kept(ledger: Ledger<'_>, project: &str) -> Result<FoundOutput, SinkError> {
+    let checkpoints = ledger.fetch_all(project).await?;
+    let dead_letters = ledger.count_dead_letters(project).await?;
+    let is_spare = ledger.is_spare(project).await?;
+    Ok(FoundOutput { checkpoints, dead_letters, is_spare })
 }
 
 async fn reach(project: &Project, connection: &PostgresConnection) -> Result<Found, EngineError> {
@@ -158,20 +265,14 @@ fn standing_for(found: &[Found], is_used: impl Fn(&Found) -> bool) -> Vec<usize>
 }
 
 async fn look_at_output(project: &Project, database: &Found) -> Result<FoundOutput, EngineError> {
-    let (client, name) = (&database.session.client, project.checkpoint_name());
-    let looked = async {
-        let checkpoints = checkpoint::fetch_all(client, name).await?;
-        let dead_letters = dead_letter::count(client, name).await?;
-        let is_schema_spare = checkpoint::is_schema_spare(client, name).await?;
-        Ok(FoundOutput { checkpoints, dead_letters, is_schema_spare })
-    };
-    match looked.await {
+    let ledger = Ledger::Postgres(&database.session.client);
+    match fetch_kept(ledger, project.checkpoint_name()).await {
         // Where the project doesn't write, a schema that it may not even look into is another's.
         Err(SinkError::Postgres { source, .. })
             if !database.is_written
                 && source.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) =>
         {
-            Ok(FoundOutput { checkpoints: Vec::new(), dead_letters: Vec::new(), is_schema_spare: false })
+            Ok(FoundOutput { checkpoints: Vec::new(), dead_letters: Vec::new(), is_spare: false })
         }
         looked => looked.map_err(|e: SinkError| EngineError::sink(&database.connection.name)(e)),
     }

@@ -318,9 +318,9 @@ impl Running<'_> {
     /// Has every output looked at for what somebody asks of its pipelines.
     fn watch_requests(&mut self, project: &Project) {
         let project = Arc::new(project.clone());
-        for connection in project.connections.iter().filter_map(prepare::as_postgres) {
+        for connection in &project.connections {
             let members = self.pipelines.iter().map(|pipeline| &pipeline.member);
-            let into = members.filter(|member| member.definition.output.name == connection.name);
+            let into = members.filter(|member| member.definition.output == *connection);
             let members: Vec<Member> = into.cloned().collect();
             if !members.is_empty() {
                 self.requests.spawn(requests::watch(project.clone(), connection.clone(), members));

@@ -4,11 +4,11 @@
 use tokio_postgres::Client;
 
 use super::error::EngineError;
-use super::inspect::{Found, inspect};
+use super::inspect::{Inspected, Kept, inspect};
 use super::status::has_folder;
 use super::teardown::{Plan, lock};
 use crate::config::Project;
-use crate::sink::postgres::checkpoint::{self, CheckpointKey};
+use crate::sink::CheckpointKey;
 
 /// Says what [`remove`] would do. Changes nothing.
 ///
@@ -26,48 +26,48 @@ pub async fn remove(project: &Project) -> Result<Plan, EngineError> {
     let found = look(project).await?;
     let _guards = lock(&found).await?;
     let plan = plan_for(project, &found).await?;
-    for (database, pipeline) in gone(project, &found) {
+    for (output, pipeline) in gone(project, &found) {
         let key = CheckpointKey { project: project.checkpoint_name().to_owned(), pipeline };
-        let done = checkpoint::delete(&database.session.client, &key).await;
-        done.map_err(EngineError::sink(&database.connection.name))?;
+        let done = output.ledger.delete(&key).await;
+        done.map_err(EngineError::sink(output.connection))?;
     }
     Ok(plan)
 }
 
-async fn look(project: &Project) -> Result<Vec<Found>, EngineError> {
+async fn look(project: &Project) -> Result<Inspected, EngineError> {
     let (found, errors) = inspect(project, |_| true).await;
     if errors.is_empty() { Ok(found) } else { Err(EngineError::Servers(errors.into_iter().collect())) }
 }
 
-/// With the databases that have their checkpoints.
-fn gone<'f>(project: &Project, found: &'f [Found]) -> Vec<(&'f Found, String)> {
+/// With the outputs that have their checkpoints.
+fn gone<'f>(project: &Project, found: &'f Inspected) -> Vec<(Kept<'f>, String)> {
     let mut gone = Vec::new();
-    for database in found {
-        let stored = database.output.iter().flat_map(|output| &output.checkpoints);
-        let without = stored.filter(|checkpoint| !has_folder(project, found, database, checkpoint));
-        gone.extend(without.map(|checkpoint| (database, checkpoint.pipeline.clone())));
+    for output in found.outputs() {
+        let stored = output.found.checkpoints.iter();
+        let without = stored.filter(|checkpoint| !has_folder(project, found, output, checkpoint));
+        gone.extend(without.map(|checkpoint| (output, checkpoint.pipeline.clone())));
     }
     gone
 }
 
-async fn plan_for(project: &Project, found: &[Found]) -> Result<Plan, EngineError> {
+async fn plan_for(project: &Project, found: &Inspected) -> Result<Plan, EngineError> {
     let mut plan = Plan::default();
-    for (database, pipeline) in gone(project, found) {
-        let letters = database.output.iter().flat_map(|output| &output.dead_letters);
+    for (output, pipeline) in gone(project, found) {
+        let letters = output.found.dead_letters.iter();
         let letters: i64 = letters.filter(|(name, _)| *name == pipeline).map(|(_, count)| count).sum();
         let more = if letters > 0 { format!(", with {letters} dead letters") } else { String::new() };
-        plan.removed.push(format!("connection {}: checkpoint of {pipeline}{more}", database.connection.name));
+        plan.removed.push(format!("connection {}: checkpoint of {pipeline}{more}", output.connection));
     }
-    for database in found {
+    for output in found.outputs() {
+        let (name, project) = (output.connection, project.checkpoint_name());
+        let others = output.ledger.other_projects(project).await.map_err(EngineError::sink(name))?;
+        plan.left.extend(others.into_iter().map(|other| {
+            format!("connection {name}: checkpoints of project {other}; if that is gone: trucker teardown --project {other}")
+        }));
+    }
+    for database in &found.databases {
         let name = &database.connection.name;
         let failed = || EngineError::at(name, "looking for other projects");
-        if database.output.is_some() {
-            for other in other_projects(&database.session.client, project).await.map_err(failed())? {
-                plan.left.push(format!(
-                    "connection {name}: checkpoints of project {other}; if that is gone: trucker teardown --project {other}"
-                ));
-            }
-        }
         let Some(source) = &database.source else { continue };
         let slots = other_slots(&database.session.client, &source.slot_name).await.map_err(failed())?;
         for (slot, is_active) in slots {
@@ -77,18 +77,6 @@ async fn plan_for(project: &Project, found: &[Found]) -> Result<Plan, EngineErro
         }
     }
     Ok(plan)
-}
-
-async fn other_projects(client: &Client, project: &Project) -> Result<Vec<String>, tokio_postgres::Error> {
-    let exists = "SELECT pg_catalog.to_regclass('trucker.checkpoint') IS NOT NULL \
-                  AND pg_catalog.has_table_privilege(pg_catalog.to_regclass('trucker.checkpoint'), 'SELECT')";
-    let exists: Option<bool> = client.query_one(exists, &[]).await?.try_get(0)?;
-    if exists != Some(true) {
-        return Ok(Vec::new());
-    }
-    let sql = "SELECT DISTINCT project FROM trucker.checkpoint WHERE project <> $1 ORDER BY 1";
-    let rows = client.query(sql, &[&project.checkpoint_name()]).await?;
-    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 async fn other_slots(client: &Client, own: &str) -> Result<Vec<(String, bool)>, tokio_postgres::Error> {

@@ -8,11 +8,12 @@ use super::continuity;
 use super::create::{orphans, publication_steps};
 use super::error::EngineError;
 use super::prepare::{self, Creation, Prepared, PreparedProject, PreparedSource};
+use crate::clickhouse;
 use crate::codes::Code;
-use crate::config::{Action, Diagnostic, PostgresConnection, Project};
+use crate::config::{Action, ClickHouseConnection, Connection, Diagnostic, PostgresConnection, Project};
 use crate::pipeline::backfill;
 use crate::postgres::ident::{quote_ident, quote_idents};
-use crate::sink::postgres::checkpoint;
+use crate::sink::{Ledger, Target};
 use crate::source::slot;
 
 /// What a run would do first.
@@ -136,13 +137,13 @@ async fn servers(project: &PreparedProject) -> Result<Vec<ServerPlan>, EngineErr
     for source in &project.sources {
         servers.extend(of_source(source));
     }
-    for (name, session) in &project.outputs {
-        let complete = checkpoint::are_tables_complete(&session.client).await;
+    for (name, output) in &project.outputs {
+        let complete = output.ledger().is_complete().await;
         let complete = complete.map_err(EngineError::sink(name))?;
         let pipelines: Vec<&Prepared> = project.sources.iter().flat_map(|s| &s.pipelines).collect();
         let into: Vec<&Prepared> =
-            pipelines.into_iter().filter(|p| p.definition.output.name == *name).collect();
-        servers.extend(of_output(&into, complete));
+            pipelines.into_iter().filter(|p| p.definition.output.name() == name).collect();
+        servers.extend(of_output(&into, output.ledger(), complete));
     }
     Ok(servers)
 }
@@ -204,15 +205,27 @@ fn usages<'a>(schemas: impl Iterator<Item = &'a str>, role: &str) -> Vec<String>
     }
 }
 
-fn of_output(pipelines: &[&Prepared], is_complete: bool) -> Option<ServerPlan> {
-    let connection = &pipelines.first()?.definition.output;
+fn of_output(pipelines: &[&Prepared], ledger: Ledger<'_>, is_complete: bool) -> Option<ServerPlan> {
+    let output = &pipelines.first()?.definition.output;
     let steps = (!is_complete).then(|| Step {
-        what: "schema trucker, with its tables as this version wants them".to_owned(),
-        sql: checkpoint::tables_sql(),
+        what: format!("{} as this version wants them", ledger.what()),
+        sql: ledger.tables_sql(),
         is_needed: true,
     });
+    let connection = match output {
+        Connection::Postgres(connection) => connection,
+        Connection::ClickHouse(to) => {
+            return Some(ServerPlan {
+                connection: to.name.clone(),
+                address: format!("{}:{}", to.host, to.port),
+                database: to.database.clone(),
+                steps: steps.into_iter().collect(),
+                grants: clickhouse_grants(pipelines, to),
+            });
+        }
+    };
     let (role, database) = (quote_ident(&connection.user), quote_ident(&connection.database));
-    let targets = pipelines.iter().filter_map(|p| p.definition.target.as_ref());
+    let targets = pipelines.iter().filter_map(|p| p.definition.target.as_ref()).filter_map(Target::postgres);
     let tables: BTreeSet<(&str, String)> =
         targets.map(|target| (target.table.schema.as_str(), target.table.sql())).collect();
     let mut grants = vec![format!("GRANT TEMPORARY ON DATABASE {database} TO {role}")];
@@ -223,6 +236,16 @@ fn of_output(pipelines: &[&Prepared], is_complete: bool) -> Option<ServerPlan> {
     grants.push(format!("GRANT USAGE ON SCHEMA trucker TO {role}"));
     grants.push(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA trucker TO {role}"));
     Some(server(connection, steps.into_iter().collect(), grants))
+}
+
+fn clickhouse_grants(pipelines: &[&Prepared], to: &ClickHouseConnection) -> Vec<String> {
+    let (role, database) = (clickhouse::quote_ident(&to.user), clickhouse::quote_ident(&to.database));
+    let targets = pipelines.iter().filter_map(|p| p.definition.target.as_ref()).map(Target::sql);
+    let targets: BTreeSet<String> = targets.collect();
+    let tables = ["trucker_checkpoint", "trucker_dead_letters"].map(|table| format!("{database}.{table}"));
+    let on = |right: &str, table: &String| format!("GRANT {right} ON {table} TO {role}");
+    let own = tables.iter().map(|table| on("SELECT, INSERT, ALTER DELETE", table));
+    own.chain(targets.iter().map(|table| on("SELECT, INSERT", table))).collect()
 }
 
 async fn of_pipeline(source: &PreparedSource, prepared: &Prepared) -> Result<PipelinePlan, EngineError> {

@@ -19,7 +19,7 @@ use crate::pipeline::error::PipelineError;
 use crate::pipeline::versions;
 use crate::postgres::catalog::{ServerIdentity, fetch_running_server, fetch_server_identity};
 use crate::postgres::{Purpose, RawConnection, RawError, Session, connect};
-use crate::sink::postgres::checkpoint::{self, Checkpoint, CheckpointKey, Origin};
+use crate::sink::{Checkpoint, CheckpointKey, Origin, Output};
 use crate::source::publication::{self, Publication};
 use crate::source::slot::{self, Slot};
 
@@ -111,7 +111,7 @@ pub struct PreparedProject {
     /// Its sources.
     pub sources: Vec<PreparedSource>,
     /// Outputs, by connection name.
-    pub outputs: BTreeMap<String, Session>,
+    pub outputs: BTreeMap<String, Output>,
     /// The project's name in checkpoints.
     pub name: String,
 }
@@ -122,27 +122,17 @@ pub async fn prepare(project: &Project, creation: Creation) -> Result<PreparedPr
     let mut findings = Findings::default();
     let (mut sources, mut outputs) = (Vec::new(), BTreeMap::new());
     for pipeline in &project.pipelines {
-        let output = postgres(project, &pipeline.output.connection);
-        let Some(output) = output else {
-            let (name, connection) = (&pipeline.name, &pipeline.output.connection);
-            findings.server(
-                Code::Adapter,
-                format!(
-                    "pipeline {name}: connection {connection} is ClickHouse, which can't be written to yet"
-                ),
-                "name a connection with `adapter: postgres`",
-            );
+        let name = &pipeline.output.connection;
+        let Some(connection) = project.connection(name).filter(|_| !outputs.contains_key(name)) else {
             continue;
         };
-        if !outputs.contains_key(&output.name) {
-            match connect(output, Purpose::Output).await {
-                Ok(session) => {
-                    if rights::check_schema(&output.name, &session, creation, &mut findings).await? {
-                        outputs.insert(output.name.clone(), session);
-                    }
+        match Output::connect(connection, Purpose::Output).await {
+            Ok(output) => {
+                if rights::check_ledger(name, &output, creation, &mut findings).await? {
+                    outputs.insert(name.clone(), output);
                 }
-                Err(error) => findings.error(error.into()),
             }
+            Err(error) => findings.error(EngineError::sink(name)(error)),
         }
     }
     for connection in project.connections.iter().filter_map(as_postgres) {
@@ -282,14 +272,15 @@ async fn check_pipelines(
     project: &Project,
     name: &str,
     source: &mut PreparedSource,
-    outputs: &BTreeMap<String, Session>,
+    outputs: &BTreeMap<String, Output>,
     pipelines: &[&Pipeline],
     findings: &mut Findings,
 ) -> Result<(), EngineError> {
     for &pipeline in pipelines {
-        let Some(output) = postgres(project, &pipeline.output.connection) else { continue };
-        let Some(session) = outputs.get(&output.name) else { continue };
-        match check_pipeline(project, name, source, (output, session), pipeline).await {
+        let name_of_output = &pipeline.output.connection;
+        let output = project.connection(name_of_output).zip(outputs.get(name_of_output));
+        let Some(output) = output else { continue };
+        match check_pipeline(project, name, source, output, pipeline).await {
             Ok(prepared) => source.pipelines.push(prepared),
             Err(error) => findings.pipeline(&pipeline.name, error),
         }
@@ -301,11 +292,11 @@ async fn check_pipeline(
     project: &Project,
     name: &str,
     source: &PreparedSource,
-    output: (&PostgresConnection, &Session),
+    output: (&Connection, &Output),
     pipeline: &Pipeline,
 ) -> Checked<Prepared> {
     let definition = define(project, (&source.connection, source.queried()), output, pipeline).await?;
-    let all = checkpoint::fetch_all(&output.1.client, name).await?;
+    let all = output.1.ledger().fetch_all(name).await?;
     let found = all.into_iter().find(|c| c.pipeline == pipeline.name && c.loaded_lsn.is_some());
     Ok(Prepared { definition: Arc::new(definition), checkpoint: found })
 }
@@ -314,7 +305,7 @@ async fn check_pipeline(
 pub(super) async fn define(
     project: &Project,
     source: (&PostgresConnection, &Session),
-    output: (&PostgresConnection, &Session),
+    output: (&Connection, &Output),
     pipeline: &Pipeline,
 ) -> Checked<Definition> {
     let key =
@@ -325,22 +316,22 @@ pub(super) async fn define(
             let same = project.pipelines.iter().filter(|p| {
                 p.output.connection == pipeline.output.connection && p.output.table.as_ref() == Some(table)
             });
-            let client = &output.1.client;
             let names: Vec<String> = project.pipelines.iter().map(|p| p.name.clone()).collect();
             same.count() == 1
-                && !checkpoint::has_other_writers(client, &key, &table.to_string(), &names).await?
+                && !output.1.ledger().has_other_writers(&key, &table.to_string(), &names).await?
         }
     };
     let definition = Definition::check(
         Arc::new(pipeline.clone()),
         (source.0, &source.1.client),
-        (output.0, &output.1.client),
+        output,
         key.clone(),
         is_only_writer,
     )
     .await?;
-    let versions = (source.1.server_version, output.1.server_version);
-    if let Some(problem) = versions::problem(&definition, versions.0, versions.1) {
+    if let Some(into) = output.1.postgres()
+        && let Some(problem) = versions::problem(&definition, source.1.server_version, into.server_version)
+    {
         return Err(PipelineError::Problems(vec![problem]));
     }
     let client = &source.1.client;

@@ -6,12 +6,11 @@ use tokio::sync::watch;
 use super::ask::{self, Answer};
 use super::error::EngineError;
 use super::guard;
-use super::inspect::{Found, inspect};
+use super::inspect::{Inspected, inspect};
 use crate::change::Lsn;
 use crate::codes::Code;
 use crate::config::{Action, Diagnostic, Diagnostics, Pipeline, Project};
-use crate::sink::postgres::checkpoint::{self, CheckpointKey};
-use crate::sink::postgres::request::Asked;
+use crate::sink::{Asked, CheckpointKey};
 
 /// What became of one pipeline.
 #[derive(Debug)]
@@ -39,17 +38,14 @@ pub async fn refill(project: &Project, names: &[String]) -> Result<Vec<Refill>, 
     if !errors.is_empty() {
         return Err(EngineError::Servers(errors.into_iter().collect()));
     }
-    if found.iter().filter_map(|f| f.source.as_ref()).any(|source| source.is_running) {
+    if found.is_running() {
         return ask_for(project, &pipelines).await;
     }
     let (_keep, mut shutdown) = watch::channel(false);
     let mut guards = Vec::new();
-    for database in found.iter().filter(|database| database.is_read) {
-        let Some(source) =
-            found.iter().filter(|f| f.is_same_database(database)).find_map(|f| f.source.as_ref())
-        else {
-            continue;
-        };
+    for database in found.databases.iter().filter(|database| database.is_read) {
+        let mut same = found.databases.iter().filter(|f| f.is_same_database(database));
+        let Some(source) = same.find_map(|f| f.source.as_ref()) else { continue };
         let taken =
             guard::take_slot(database.streamed().0, &source.slot_name, true, &mut shutdown, &|| {}).await;
         match taken {
@@ -111,24 +107,15 @@ pub(super) fn has_no_backfill(pipeline: &Pipeline) -> Option<Diagnostic> {
     )
 }
 
-async fn reset(project: &Project, pipeline: &Pipeline, found: &[Found]) -> Result<Refill, EngineError> {
+async fn reset(project: &Project, pipeline: &Pipeline, found: &Inspected) -> Result<Refill, EngineError> {
     let connection = pipeline.output.connection.as_str();
-    let Some(output) = found.iter().find(|f| f.connection.name == connection) else {
-        return Err(EngineError::server(
-            Code::Adapter,
-            format!(
-                "pipeline {}: connection {connection} is ClickHouse, which can't be written to yet",
-                pipeline.name
-            ),
-        ));
-    };
-    let stored = found.iter().filter(|f| f.is_same_database(output)).filter_map(|f| f.output.as_ref());
-    let mut stored = stored.flat_map(|o| &o.checkpoints).filter(|c| c.pipeline == pipeline.name);
-    let loaded_lsn = stored.find_map(|checkpoint| checkpoint.loaded_lsn);
-    if loaded_lsn.is_some() {
+    let stored = found.output(project, connection).map(|output| &output.found.checkpoints);
+    let checkpoint = stored.and_then(|stored| stored.iter().find(|c| c.pipeline == pipeline.name));
+    let loaded_lsn = checkpoint.and_then(|checkpoint| checkpoint.loaded_lsn);
+    if let Some(ledger) = found.ledger(project, connection).filter(|_| loaded_lsn.is_some()) {
         let key =
             CheckpointKey { project: project.checkpoint_name().to_owned(), pipeline: pipeline.name.clone() };
-        let done = checkpoint::reset(&output.session.client, &key).await;
+        let done = ledger.reset(&key).await;
         done.map_err(EngineError::sink(connection))?;
     }
     let caution = caution(project, pipeline);

@@ -11,12 +11,12 @@ use super::error::{EngineError, Findings};
 use super::prepare::{define, postgres};
 use super::refill::has_no_backfill;
 use crate::checkpoint::Floor;
-use crate::config::{self, PostgresConnection, Project};
+use crate::config::{self, Connection, Project};
 use crate::pipeline::definition::Definition;
 use crate::pipeline::standstill::Order;
 use crate::pipeline::state::State;
-use crate::postgres::{Purpose, Session, connect};
-use crate::sink::postgres::request::{self, Asked, Request};
+use crate::postgres::{Purpose, connect};
+use crate::sink::{Asked, Output, Request};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(5);
@@ -42,13 +42,13 @@ impl Member {
 }
 
 /// Looks for ever, on one output, for what is asked of these pipelines.
-pub async fn watch(project: Arc<Project>, output: PostgresConnection, members: Vec<Member>) {
+pub async fn watch(project: Arc<Project>, to: Connection, members: Vec<Member>) {
     let mut seen: Vec<Option<String>> = vec![None; members.len()];
-    let mut session = None;
+    let mut output = None;
     loop {
-        if let Err(error) = look(&project, &output, &members, &mut session, &mut seen).await {
-            tracing::debug!(event = "not_looked_for_requests", connection = %output.name, "{error}");
-            session = None;
+        if let Err(error) = look(&project, &to, &members, &mut output, &mut seen).await {
+            tracing::debug!(event = "not_looked_for_requests", connection = %to.name(), "{error}");
+            output = None;
             tokio::time::sleep(PAUSE).await;
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
@@ -57,17 +57,17 @@ pub async fn watch(project: Arc<Project>, output: PostgresConnection, members: V
 
 async fn look(
     project: &Project,
-    output: &PostgresConnection,
+    to: &Connection,
     members: &[Member],
-    session: &mut Option<Session>,
+    output: &mut Option<Output>,
     seen: &mut [Option<String>],
 ) -> Result<(), EngineError> {
-    let failed = || EngineError::sink(&output.name);
-    let session = match session {
-        Some(session) => session,
-        None => session.insert(connect(output, Purpose::Control).await?),
+    let failed = EngineError::sink(to.name());
+    let output = match output {
+        Some(output) => output,
+        None => output.insert(Output::connect(to, Purpose::Control).await.map_err(failed)?),
     };
-    let requests = request::fetch(&session.client, project.checkpoint_name()).await.map_err(failed())?;
+    let requests = output.ledger().fetch_requests(project.checkpoint_name()).await.map_err(failed)?;
     for (member, seen) in members.iter().zip(seen) {
         let found = requests.iter().find(|(pipeline, _)| pipeline == member.name());
         let Some((name, request)) = found else {
@@ -77,7 +77,7 @@ async fn look(
         if seen.as_ref() == Some(&request.text) {
             continue;
         }
-        match redefine(project, member, session, request).await? {
+        match redefine(project, member, output, request).await? {
             Ok(definition) => {
                 // Gone only at the very end, when the next start sees to it.
                 member.orders.send(Order::Restart(Arc::new(definition))).await.ok();
@@ -86,8 +86,8 @@ async fn look(
             Err(reason) => {
                 tracing::error!(event = "request_refused", pipeline = %name,
                     "pipeline {name} can't do what it was asked for: {reason}");
-                let refused = request::refuse(&session.client, &member.definition.key, request, &reason);
-                refused.await.map_err(failed())?;
+                let refused = output.ledger().refuse(&member.definition.key, request, &reason);
+                refused.await.map_err(failed)?;
             }
         }
     }
@@ -98,7 +98,7 @@ async fn look(
 async fn redefine(
     project: &Project,
     member: &Member,
-    output: &Session,
+    output: &Output,
     request: &Request,
 ) -> Result<Result<Definition, String>, EngineError> {
     let dir = project.dir.clone();
@@ -116,7 +116,7 @@ async fn redefine(
     };
     let is_same = now.checkpoint_name() == project.checkpoint_name()
         && postgres(&now, &pipeline.input.connection) == Some(&before.source)
-        && postgres(&now, &pipeline.output.connection) == Some(&before.output)
+        && now.connection(&pipeline.output.connection) == Some(&before.output)
         && pipeline.input.tables == before.pipeline.input.tables
         && pipeline.output.table == before.pipeline.output.table;
     let restart = |what: &str| {

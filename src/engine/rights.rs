@@ -4,6 +4,7 @@ use super::error::{EngineError, Findings};
 use super::prepare::Creation;
 use crate::codes::Code;
 use crate::postgres::Session;
+use crate::sink::Output;
 
 const SCHEMA: &str = "\
 SELECT n.oid IS NOT NULL, n.oid IS NULL OR pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
@@ -15,8 +16,21 @@ SELECT n.oid IS NOT NULL, n.oid IS NULL OR pg_catalog.has_schema_privilege(n.oid
 FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'trucker'
 LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'checkpoint'";
 
-/// Whether schema `trucker` of this output can be used, or made; if not, the findings say what would help.
-pub async fn check_schema(
+/// Whether progress can be kept on this output; if not, the findings say what would help.
+pub async fn check_ledger(
+    connection: &str,
+    output: &Output,
+    creation: Creation,
+    findings: &mut Findings,
+) -> Result<bool, EngineError> {
+    match output {
+        Output::Postgres(session) => check_schema(connection, session, creation, findings).await,
+        // Rights there are asked for by using them: the statement that is refused says what it takes.
+        Output::ClickHouse(_) => Ok(true),
+    }
+}
+
+async fn check_schema(
     connection: &str,
     session: &Session,
     creation: Creation,

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::inspect::{Found, FoundOutput, FoundSource, inspect};
+use super::inspect::{Found, FoundOutput, FoundSource, Inspected, Kept, inspect};
 use crate::change::Lsn;
 use crate::config::{Diagnostic, Pipeline, Project};
-use crate::sink::postgres::checkpoint::Checkpoint;
-use crate::sink::postgres::failure::Failure;
+use crate::sink::{Checkpoint, Failure};
 
 /// A project, as it stands.
 #[derive(Debug, Serialize)]
@@ -155,13 +154,13 @@ fn lag(checkpoint: &Checkpoint, wal_lsn: Option<Lsn>) -> Option<Duration> {
 pub async fn fetch(project: &Project) -> Status {
     let (found, errors) = inspect(project, |_| true).await;
     let mut pipelines: Vec<PipelineStatus> =
-        project.pipelines.iter().map(|pipeline| pipeline_status(pipeline, &found)).collect();
-    for database in &found {
-        let stored = database.output.iter().flat_map(|output| &output.checkpoints);
-        let gone = stored.filter(|checkpoint| !has_folder(project, &found, database, checkpoint));
-        pipelines.extend(gone.map(|checkpoint| gone_status(checkpoint, database)));
+        project.pipelines.iter().map(|pipeline| pipeline_status(project, pipeline, &found)).collect();
+    for output in found.outputs() {
+        let stored = output.found.checkpoints.iter();
+        let gone = stored.filter(|checkpoint| !has_folder(project, &found, output, checkpoint));
+        pipelines.extend(gone.map(|checkpoint| gone_status(checkpoint, output)));
     }
-    let sources = found.iter().filter_map(|database| Some((database, database.source.as_ref()?)));
+    let sources = found.databases.iter().filter_map(|database| Some((database, database.source.as_ref()?)));
     let sources =
         sources.filter(|(database, s)| database.is_read || s.slot.is_some() || s.publication.is_some());
     let sources = sources.map(|(database, source)| source_status(database, source)).collect();
@@ -169,25 +168,26 @@ pub async fn fetch(project: &Project) -> Status {
 }
 
 /// The connection of that name, or the one that stands for its database.
-fn standing_for<'f>(found: &'f [Found], name: &str) -> impl Iterator<Item = &'f Found> {
-    let named = found.iter().find(|database| database.connection.name == name);
-    found.iter().filter(move |database| named.is_some_and(|named| named.is_same_database(database)))
+fn standing_for<'f>(found: &'f Inspected, name: &str) -> impl Iterator<Item = &'f Found> {
+    let named = found.databases.iter().find(|database| database.connection.name == name);
+    found.databases.iter().filter(move |database| named.is_some_and(|named| named.is_same_database(database)))
 }
 
 pub(super) fn has_folder(
     project: &Project,
-    found: &[Found],
-    database: &Found,
+    found: &Inspected,
+    output: Kept<'_>,
     checkpoint: &Checkpoint,
 ) -> bool {
     project.pipelines.iter().any(|pipeline| {
-        let mut outputs = standing_for(found, &pipeline.output.connection);
-        pipeline.name == checkpoint.pipeline && outputs.any(|output| output.is_same_database(database))
+        let written = found.output(project, &pipeline.output.connection);
+        pipeline.name == checkpoint.pipeline
+            && written.is_some_and(|written| written.connection == output.connection)
     })
 }
 
-fn pipeline_status(pipeline: &Pipeline, found: &[Found]) -> PipelineStatus {
-    let output = standing_for(found, &pipeline.output.connection).find_map(|f| f.output.as_ref());
+fn pipeline_status(project: &Project, pipeline: &Pipeline, found: &Inspected) -> PipelineStatus {
+    let output = found.output(project, &pipeline.output.connection).map(|output| output.found);
     let checkpoint = output.and_then(|o| o.checkpoints.iter().find(|c| c.pipeline == pipeline.name));
     let source = standing_for(found, &pipeline.input.connection).find(|f| f.source.is_some());
     let is_running = source.and_then(|f| f.source.as_ref()).is_some_and(|source| source.is_running);
@@ -229,19 +229,19 @@ fn dead_letters(output: &FoundOutput, pipeline: &str) -> i64 {
     output.dead_letters.iter().find(|(name, _)| name == pipeline).map_or(0, |(_, count)| *count)
 }
 
-fn gone_status(checkpoint: &Checkpoint, database: &Found) -> PipelineStatus {
+fn gone_status(checkpoint: &Checkpoint, output: Kept<'_>) -> PipelineStatus {
     PipelineStatus {
         name: checkpoint.pipeline.clone(),
         state: PipelineState::Gone,
         source: None,
-        output: database.connection.name.clone(),
+        output: output.connection.to_owned(),
         loaded_lsn: checkpoint.loaded_lsn.map(|lsn| lsn.to_string()),
         lag_bytes: None,
         lag_seconds: None,
         updated_seconds_ago: Some(checkpoint.age.as_secs()),
         failure: None,
         is_sql_changed: false,
-        dead_letters: database.output.as_ref().map_or(0, |o| dead_letters(o, &checkpoint.pipeline)),
+        dead_letters: dead_letters(output.found, &checkpoint.pipeline),
     }
 }
 

@@ -6,11 +6,10 @@ use tokio_postgres::error::SqlState;
 
 use super::error::EngineError;
 use super::guard::{self, Guard};
-use super::inspect::{Found, FoundSource, inspect};
+use super::inspect::{Found, FoundSource, Inspected, Kept, inspect};
 use crate::config::{PostgresConnection, Project};
 use crate::postgres::Session;
 use crate::postgres::ident::quote_ident;
-use crate::sink::postgres::checkpoint;
 
 /// What there is to remove, in the user's words.
 #[derive(Debug, Default)]
@@ -51,33 +50,31 @@ pub async fn remove(project: &Project) -> Result<Plan, EngineError> {
         let dropped = database.session.client.batch_execute(&sql).await;
         dropped.map_err(EngineError::at(&database.connection.name, "dropping the publication"))?;
     }
-    for database in &found {
-        let Some(output) = &database.output else { continue };
-        let (name, client) = (&database.connection.name, &database.session.client);
-        let failed = || EngineError::sink(name);
-        if !output.checkpoints.is_empty() || !output.dead_letters.is_empty() {
-            checkpoint::delete_all(client, project.checkpoint_name()).await.map_err(failed())?;
+    for output in found.outputs() {
+        let failed = EngineError::sink(output.connection);
+        if !output.found.checkpoints.is_empty() || !output.found.dead_letters.is_empty() {
+            output.ledger.delete_all(project.checkpoint_name()).await.map_err(failed)?;
         }
-        if output.is_schema_spare && !checkpoint::drop_schema(client).await.map_err(failed())? {
-            let schema = schema(database);
-            plan.removed.retain(|line| *line != schema);
-            plan.left.push(format!("{schema}: something else uses it"));
+        if output.found.is_spare && !output.ledger.drop().await.map_err(failed)? {
+            let line = ledger(output);
+            plan.removed.retain(|removed| *removed != line);
+            plan.left.push(format!("{line}: something else uses it"));
         }
     }
     Ok(plan)
 }
 
-async fn look(project: &Project) -> Result<Vec<Found>, EngineError> {
+async fn look(project: &Project) -> Result<Inspected, EngineError> {
     let (found, errors) = inspect(project, |_| true).await;
     if errors.is_empty() { Ok(found) } else { Err(EngineError::Servers(errors.into_iter().collect())) }
 }
 
-fn sources(found: &[Found]) -> impl Iterator<Item = (&Found, &FoundSource)> {
-    found.iter().filter_map(|database| Some((database, database.source.as_ref()?)))
+fn sources(found: &Inspected) -> impl Iterator<Item = (&Found, &FoundSource)> {
+    found.databases.iter().filter_map(|database| Some((database, database.source.as_ref()?)))
 }
 
 /// Keeps every process of the project away, or fails; and whether that took a while.
-pub(super) async fn lock(found: &[Found]) -> Result<(Vec<Guard>, bool), EngineError> {
+pub(super) async fn lock(found: &Inspected) -> Result<(Vec<Guard>, bool), EngineError> {
     let (_keep, mut shutdown) = watch::channel(false);
     let (mut guards, mut has_waited) = (Vec::new(), false);
     for (database, source) in sources(found) {
@@ -102,11 +99,11 @@ fn is_droppable(source: &FoundSource) -> bool {
     source.publication.as_ref().is_some_and(|publication| publication.is_ours)
 }
 
-fn schema(database: &Found) -> String {
-    format!("connection {}: schema trucker", database.connection.name)
+fn ledger(output: Kept<'_>) -> String {
+    format!("connection {}: {}", output.connection, output.ledger.name())
 }
 
-fn plan_for(found: &[Found]) -> Plan {
+fn plan_for(found: &Inspected) -> Plan {
     let mut plan = Plan::default();
     for (database, source) in sources(found) {
         let slots = slots(database, source);
@@ -127,23 +124,18 @@ fn plan_for(found: &[Found]) -> Plan {
             ));
         }
     }
-    for database in found {
-        let Some(output) = &database.output else { continue };
+    for kept in found.outputs() {
+        let (output, name) = (kept.found, kept.connection);
         if !output.checkpoints.is_empty() {
             let names: Vec<&str> = output.checkpoints.iter().map(|c| c.pipeline.as_str()).collect();
-            plan.removed.push(format!(
-                "connection {}: checkpoints of {}",
-                database.connection.name,
-                names.join(", ")
-            ));
+            plan.removed.push(format!("connection {name}: checkpoints of {}", names.join(", ")));
         }
         let letters: i64 = output.dead_letters.iter().map(|(_, count)| count).sum();
         if letters > 0 {
-            let name = &database.connection.name;
             plan.removed.push(format!("connection {name}: {letters} rows of trucker.dead_letters"));
         }
-        if output.is_schema_spare {
-            plan.removed.push(schema(database));
+        if output.is_spare {
+            plan.removed.push(ledger(kept));
         }
     }
     plan

@@ -7,11 +7,11 @@ use super::ask::{self, Answer};
 use super::compile::select;
 use super::error::{EngineError, Findings};
 use super::prepare::{define, postgres};
-use crate::config::{Pipeline, Project};
+use crate::config::{Connection, Pipeline, Project};
 use crate::pipeline::definition::{Checked, Definition};
 use crate::pipeline::verify::{Comparison, Difference, Found, why_not};
 use crate::postgres::{Purpose, connect};
-use crate::sink::postgres::request::Asked;
+use crate::sink::{Asked, Output};
 
 /// Keys that are named, and may be repaired, of one pipeline.
 const KEYS_MAX: usize = 10_000;
@@ -106,7 +106,7 @@ async fn of_pipeline(
         verified.not_compared = Some(reason.to_owned());
         return Ok(verified);
     }
-    verified.key = definition.target.as_ref().map(|target| target.key.clone()).unwrap_or_default();
+    verified.key = definition.target.as_ref().map(|target| target.key().to_vec()).unwrap_or_default();
     let comparison = Comparison::new(&definition, standing.is_running, chunk).await?;
     let keys = comparison.run(&mut |found| verified.take(found)).await?;
     verified.keys = keys;
@@ -114,12 +114,12 @@ async fn of_pipeline(
 }
 
 async fn definition(project: &Project, pipeline: &Pipeline) -> Checked<Option<Definition>> {
-    let ends =
-        postgres(project, &pipeline.input.connection).zip(postgres(project, &pipeline.output.connection));
-    let Some((input, output)) = ends else { return Ok(None) };
+    let to = project.connection(&pipeline.output.connection);
+    let to = to.filter(|to| matches!(to, Connection::Postgres(_)));
+    let Some((input, to)) = postgres(project, &pipeline.input.connection).zip(to) else { return Ok(None) };
     let source = connect(input.queried(), Purpose::Source).await?;
-    let into = connect(output, Purpose::Control).await?;
-    define(project, (input, &source), (output, &into), pipeline).await.map(Some)
+    let into = Output::connect(to, Purpose::Control).await?;
+    define(project, (input, &source), (to, &into), pipeline).await.map(Some)
 }
 
 impl Verified {

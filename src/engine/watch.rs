@@ -91,7 +91,7 @@ fn look_at_pipeline(pipeline: &mut WatchedPipeline, source: &WatchedSource, seen
     PipelineSnapshot {
         name: pipeline.member.name().to_owned(),
         source: source.name.clone(),
-        output: pipeline.member.definition.output.name.clone(),
+        output: pipeline.member.definition.output.name().to_owned(),
         state: pipeline_state(shown.phase),
         since: Time(shown.since),
         lag_seconds: rounded(lag),

@@ -6,22 +6,23 @@ use std::collections::BTreeMap;
 use super::error::{EngineError, Findings};
 use super::prepare::PreparedSource;
 use crate::codes::Code;
-use crate::config::TableName;
+use crate::config::{Connection, TableName};
 use crate::pipeline::definition::{Definition, config_problem};
 use crate::pipeline::error::PipelineError;
 use crate::postgres::Session;
 use crate::postgres::catalog::fetch_running_server;
 use crate::postgres::ident::quote_ident;
+use crate::sink::{Output, Target};
 
 /// Looks for both.
 pub async fn check(
     sources: &[PreparedSource],
-    outputs: &BTreeMap<String, Session>,
+    outputs: &BTreeMap<String, Output>,
     findings: &mut Findings,
 ) -> Result<(), EngineError> {
     let definitions: Vec<&Definition> = definitions(sources).map(|(_, definition)| definition).collect();
     for definition in &definitions {
-        if let Some(session) = outputs.get(&definition.output.name) {
+        if let Some(session) = outputs.get(definition.output.name()).and_then(Output::postgres) {
             foreign_keys(definition, &definitions, session, findings).await?;
         }
     }
@@ -39,17 +40,18 @@ async fn foreign_keys(
     session: &Session,
     findings: &mut Findings,
 ) -> Result<(), EngineError> {
-    let Some(target) = &definition.target else { return Ok(()) };
+    let Some(target) = definition.target.as_ref().and_then(Target::postgres) else { return Ok(()) };
     let sql = "SELECT conname::text, confrelid FROM pg_catalog.pg_constraint \
                WHERE conrelid = $1 AND contype = 'f' AND confrelid <> conrelid AND conparentid = 0 \
                AND pg_catalog.current_setting('session_replication_role') <> 'replica'";
     let keys = session.client.query(sql, &[&target.table.oid]).await;
-    let keys = keys.map_err(EngineError::at(&definition.output.name, "looking for foreign keys"))?;
+    let keys = keys.map_err(EngineError::at(definition.output.name(), "looking for foreign keys"))?;
     for key in keys {
         let (name, referred): (String, u32) = (key.get(0), key.get(1));
         let other = all.iter().find_map(|other| {
-            let table = &other.target.as_ref()?.table;
-            (other.output.name == definition.output.name && table.oid == referred).then_some((other, table))
+            let table = &other.target.as_ref()?.postgres()?.table;
+            (other.output.name() == definition.output.name() && table.oid == referred)
+                .then_some((other, table))
         });
         let Some((other, table)) = other else { continue };
         let (pipeline, child) = (&definition.pipeline, target.table.sql());
@@ -84,11 +86,12 @@ struct Edge<'a> {
 /// have any are their author's business.
 async fn circles(
     sources: &[PreparedSource],
-    outputs: &BTreeMap<String, Session>,
+    outputs: &BTreeMap<String, Output>,
     findings: &mut Findings,
 ) -> Result<(), EngineError> {
     let mut servers = BTreeMap::new();
-    for (name, session) in outputs {
+    for (name, output) in outputs {
+        let Some(session) = output.postgres() else { continue };
         let server = fetch_running_server(&session.client).await;
         let server = server.map_err(EngineError::at(name, "asking which server it is"))?;
         servers.insert(name.as_str(), server);
@@ -132,8 +135,9 @@ fn edge<'a>(
     let place = |server: &str, database: &str, schema: &str, table: &str| -> Place {
         (server.to_owned(), database.to_owned(), schema.to_owned(), table.to_owned())
     };
-    let target = &definition.target.as_ref()?.table;
-    let (output, server) = (&definition.output, servers.get(definition.output.name.as_str())?);
+    let target = &definition.target.as_ref()?.postgres()?.table;
+    let Connection::Postgres(output) = &definition.output else { return None };
+    let server = servers.get(output.name.as_str())?;
     let input = |table: &std::sync::Arc<crate::postgres::catalog::Table>| {
         place(&source.server, &source.connection.database, &table.schema, &table.table)
     };

@@ -1,6 +1,8 @@
 //! Fills the output from what is in the input tables, through the same SQL, and leaves the checkpoint where the stream
-//! goes on. All of it is one transaction of the output: interrupted at any instant, nothing of it is there, and it
-//! starts again.
+//! goes on. Interrupted at any instant, it starts again: in Postgres all of it is one transaction, of which nothing is there
+//! then; for ClickHouse see [`clickhouse`].
+
+mod clickhouse;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -13,11 +15,11 @@ use crate::failpoint;
 use crate::postgres::Session;
 use crate::postgres::catalog::Table;
 use crate::sink::postgres::copy::Fill;
-use crate::sink::postgres::{SinkError, Writer};
+use crate::sink::{Load, SinkError, Writer, postgres};
 use crate::source::snapshot::{self, BackfillSnapshot};
 use crate::transform::query::{CopyQuery, Types};
 
-use super::compiled::{Compiled, Load};
+use super::compiled::Compiled;
 use super::counts::Counts;
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
@@ -35,17 +37,29 @@ pub async fn run(
     counts: &Counts,
 ) -> Checked<()> {
     let copies = definition.pipeline.backfill && definition.pipeline.output.on.insert != Action::Ignore;
-    let mut is_staged = !copies || !is_plain(definition, writer).await?;
+    let mut is_staged = match writer {
+        Writer::Postgres(writer) if copies => !is_plain(definition, writer).await?,
+        _ => true,
+    };
     loop {
         let reading = reading::open_snapshot(definition, source, control, publication).await?;
         let source = reading.session(source);
-        let done = if copies { fill(definition, source, writer, is_staged, counts).await } else { Ok(()) };
+        let start_lsn = reading.snapshot.start_lsn;
+        let done = match writer {
+            _ if !copies => Ok(()),
+            Writer::Postgres(writer) => fill(definition, source, writer, is_staged, counts).await,
+            Writer::ClickHouse(writer) => {
+                clickhouse::fill(definition, source, writer, start_lsn, counts).await
+            }
+        };
         match done {
             Err(error) if !is_staged && is_unique_violation(&error) => {
                 // Two rows of the SQL have one key: the last counts, and only the other way can tell which that is.
                 tracing::info!(event = "backfill_restarts", pipeline = %definition.pipeline.name,
                     "the SQL returns a key twice: starting over by way of a temporary table");
-                writer.roll_back().await?;
+                if let Writer::Postgres(writer) = writer {
+                    writer.roll_back().await?;
+                }
                 end(source).await?;
                 is_staged = true;
             }
@@ -76,7 +90,7 @@ async fn end(source: &Session) -> Checked<()> {
 }
 
 /// Whether rows can be copied straight into the output table.
-async fn is_plain(definition: &Definition, writer: &mut Writer) -> Checked<bool> {
+async fn is_plain(definition: &Definition, writer: &mut postgres::Writer) -> Checked<bool> {
     let takes_all = matches!(definition.pipeline.output.on.insert, Action::Insert | Action::Upsert);
     let is_empty = writer.is_empty().await?;
     writer.roll_back().await?;
@@ -95,7 +109,7 @@ fn is_unique_violation(error: &PipelineError) -> bool {
 async fn fill(
     definition: &Definition,
     source: &Session,
-    writer: &mut Writer,
+    writer: &mut postgres::Writer,
     is_staged: bool,
     counts: &Counts,
 ) -> Checked<()> {
@@ -178,7 +192,7 @@ fn filling(definition: &Definition, copy: &CopyQuery, staging: Option<usize>) ->
 async fn fill_by_load(
     definition: &Definition,
     source: &Session,
-    writer: &mut Writer,
+    writer: &mut postgres::Writer,
     copies: Vec<(CopyQuery, Option<Load>)>,
     counts: &Counts,
 ) -> Checked<()> {

@@ -7,17 +7,19 @@ use tokio_postgres::Client;
 
 use crate::change::{Operation, Relation};
 use crate::codes::Code;
-use crate::config::{Action, SqlFile, TableName};
+use crate::config::{Action, Connection, SqlFile, TableName};
 use crate::postgres::catalog::{Table, fetch_name, fetch_table};
 use crate::postgres::ident::quote_idents;
-use crate::sink::Layout;
-use crate::sink::postgres::{LoadColumn, load_columns};
+use crate::sink::clickhouse::Wording;
+use crate::sink::postgres::load_columns;
+use crate::sink::{Layout, Load, Target};
 use crate::transform::SqlProblem;
 use crate::transform::compile::{Compiler, Rows, Transform};
 use crate::transform::query::{CopyQuery, Types};
 use crate::transform::render::{Scene, render_file};
 
 use super::definition::{Checked, Definition, config_problem};
+use super::encoding::{self, SourceTypes};
 use super::error::{PipelineError, name_back, renamed};
 
 /// What answers for the changes of one input table.
@@ -31,19 +33,10 @@ pub struct Compiled {
     pub layouts: [Option<Arc<Layout>>; 3],
     /// load.sql for each operation, likewise.
     pub loads: [Option<Load>; 3],
+    /// How the keys of what goes are written, where the output is ClickHouse.
+    pub wording: Option<Arc<Wording>>,
     /// truncate.sql.
     pub truncate: Option<String>,
-}
-
-/// load.sql, rendered for one operation.
-#[derive(Debug, Clone)]
-pub struct Load {
-    /// Name of the temporary table that it reads.
-    pub relation: String,
-    /// Its columns.
-    pub columns: Arc<[LoadColumn]>,
-    /// The SQL.
-    pub sql: Arc<str>,
 }
 
 impl Compiled {
@@ -57,18 +50,32 @@ impl Compiled {
         let table = current_table(definition, client, relation).await?;
         let compiler = compiler(definition, client, types, &table, relation);
         let transform = compiler.compile().await?;
+        check_rows(definition, &table, &transform)?;
         let layout = |operation| layout(definition, transform.rows(operation));
-        let layouts = Operation::ALL.map(layout);
-        check_rows(definition, &transform)?;
+        let mut layouts = Operation::ALL.map(layout);
+        let mut wording = None;
+        let into_clickhouse = matches!(definition.output, Connection::ClickHouse(_));
+        let source_types =
+            if into_clickhouse { Some(SourceTypes::fetch(client, &table).await?) } else { None };
+        if let (Some(types), Some(Target::ClickHouse(target))) = (&source_types, &definition.target) {
+            for operation in Operation::ALL {
+                let Some(layout) = &mut layouts[operation as usize] else { continue };
+                let columns = types.of_rows(transform.rows(operation));
+                let encodings = encoding::encodings(definition, target, &columns)?;
+                *layout = Arc::new(Layout { encodings, ..(**layout).clone() });
+            }
+            wording = Some(encoding::wording(definition, target, types, &transform)?);
+        }
         let mut loads = [None, None, None];
         for operation in Operation::ALL {
-            loads[operation as usize] = load(definition, &table, transform.rows(operation), operation)?;
+            let rows = transform.rows(operation);
+            loads[operation as usize] = load(definition, &table, rows, operation, source_types.as_ref())?;
         }
         let truncate = match &definition.pipeline.sql.truncate {
             Some(file) => Some(on_output(definition, &table, file, Operation::Delete, None)?.to_string()),
             None => None,
         };
-        Ok(Compiled { relation: relation.clone(), transform, layouts, loads, truncate })
+        Ok(Compiled { relation: relation.clone(), transform, layouts, loads, wording, truncate })
     }
 
     /// The backfill's statement for one input table; and load.sql for its rows, where there is one.
@@ -80,10 +87,12 @@ impl Compiled {
     ) -> Checked<(CopyQuery, Option<Load>)> {
         let relation = table.relation();
         let copy = compiler(definition, client, types, table, &relation).compile_copy().await?;
-        let columns = copy.columns.iter().map(|c| (c.name.clone(), c.type_sql.clone()));
         let load = match &definition.pipeline.sql.load {
             Some(file) => {
-                let columns = load_columns(columns);
+                let columns = match &definition.server {
+                    Some(server) => encoding::load_columns(&encoding::of_columns(&copy.columns), server),
+                    None => load_columns(copy.columns.iter().map(|c| (c.name.clone(), c.type_sql.clone()))),
+                };
                 let relation = relation_name(Operation::Insert);
                 let sql = on_output(definition, table, file, Operation::Insert, Some(&relation))?;
                 Some(Load { relation, columns, sql })
@@ -138,17 +147,20 @@ fn layout(definition: &Definition, rows: &Rows) -> Option<Arc<Layout>> {
         Rows::Query(query) => query.columns.iter().enumerate().map(|(at, c)| (c.name.clone(), at)).collect(),
     };
     let (key, replace) = match &definition.target {
-        Some(target) => (target.key.as_slice(), target.replace.as_slice()),
+        Some(target) => (target.key(), target.replace()),
         None => (&[][..], &[][..]),
     };
     Some(Arc::new(Layout::new(columns, key, replace)))
 }
 
 /// What rows must have so that they can be written, and found again.
-fn check_rows(definition: &Definition, transform: &Transform) -> Checked<()> {
+fn check_rows(definition: &Definition, table: &Table, transform: &Transform) -> Checked<()> {
     let Some(target) = &definition.target else { return Ok(()) };
     let on = definition.pipeline.output.on;
     let mut problems = Vec::new();
+    if let Target::ClickHouse(target) = target {
+        problems = encoding::check_rows(definition, target, table, transform);
+    }
     for (operation, action) in
         [(Operation::Insert, on.insert), (Operation::Update, on.update), (Operation::Delete, on.delete)]
     {
@@ -156,18 +168,16 @@ fn check_rows(definition: &Definition, transform: &Transform) -> Checked<()> {
         let lacks = |names: &[String]| -> Vec<String> {
             names.iter().filter(|name| !columns.contains(name)).cloned().collect()
         };
-        let mut missing = if action == Action::Insert { Vec::new() } else { lacks(&target.key) };
+        let mut missing = if action == Action::Insert { Vec::new() } else { lacks(target.key()) };
         if action == Action::Upsert && operation != Operation::Delete {
-            missing.extend(lacks(&target.replace).into_iter().filter(|c| !target.key.contains(c)));
+            missing.extend(lacks(target.replace()).into_iter().filter(|c| !target.key().contains(c)));
         }
         if !missing.is_empty() {
             problems.push(lacking(Code::KeyNotReturned, definition, operation, "identifies rows", &missing));
         }
         if matches!(action, Action::Insert | Action::Upsert) {
-            let required = target.table.columns.iter().filter(|c| c.is_not_null && !c.has_default);
-            let required: Vec<String> = required.map(|c| c.name.clone()).collect();
             let missing: Vec<String> =
-                lacks(&required).into_iter().filter(|c| !missing.contains(c)).collect();
+                lacks(&target.required()).into_iter().filter(|c| !missing.contains(c)).collect();
             if !missing.is_empty() {
                 problems.push(lacking(
                     Code::RequiredNotReturned,
@@ -218,14 +228,21 @@ fn relation_name(operation: Operation) -> String {
     format!("trucker_rows_{operation}")
 }
 
-fn load(definition: &Definition, table: &Table, rows: &Rows, operation: Operation) -> Checked<Option<Load>> {
+fn load(
+    definition: &Definition,
+    table: &Table,
+    rows: &Rows,
+    operation: Operation,
+    types: Option<&SourceTypes>,
+) -> Checked<Option<Load>> {
     let Some(file) = &definition.pipeline.sql.load else { return Ok(None) };
-    let columns = match rows {
-        Rows::Ignored => return Ok(None),
-        Rows::Query(query) => {
+    let columns = match (rows, types.zip(definition.server.as_ref())) {
+        (Rows::Ignored, _) => return Ok(None),
+        (rows, Some((types, server))) => encoding::load_columns(&types.of_rows(rows), server),
+        (Rows::Query(query), None) => {
             load_columns(query.columns.iter().map(|c| (c.name.clone(), c.type_sql.clone())))
         }
-        Rows::Direct(direct) => load_columns(direct.columns.iter().map(|name| {
+        (Rows::Direct(direct), None) => load_columns(direct.columns.iter().map(|name| {
             let type_sql = table.column(name).map_or_else(String::new, |c| c.type_name.sql.clone());
             (name.clone(), type_sql)
         })),
@@ -251,7 +268,10 @@ fn on_output(
         table_sql: table.sql(),
         new: Vec::new(),
         old: Vec::new(),
-        rows_sql: rows.map(|rows| format!("pg_temp.{rows}")),
+        rows_sql: rows.map(|rows| match definition.output {
+            Connection::Postgres(_) => format!("pg_temp.{rows}"),
+            Connection::ClickHouse(_) => rows.to_owned(),
+        }),
     };
     let rendered = render_file(file, &scene).map_err(|problem| PipelineError::Problems(vec![problem]))?;
     Ok(rendered.text().into())

@@ -5,19 +5,18 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use crate::change::ReplicaIdentity;
+use crate::clickhouse::catalog::{self, Server};
 use crate::codes::Code;
-use crate::config::{Action, Pipeline, PostgresConnection, TableName};
+use crate::config::{Connection, Pipeline, PostgresConnection, TableName};
 use crate::postgres::catalog::{Table, fetch_table, fetch_types_with_text_cast};
-use crate::postgres::ident::{quote_ident, quote_idents};
 use crate::sink::fold::Rules;
-use crate::sink::postgres::Target;
-use crate::sink::postgres::checkpoint::CheckpointKey;
+use crate::sink::{CheckpointKey, Output, SinkError, Target};
 use crate::transform::SqlProblem;
 use crate::transform::fingerprint::fingerprint;
-use crate::transform::query::{Types, nearest};
+use crate::transform::query::{OutputColumn, OutputTable, Types, nearest};
 
 use super::error::PipelineError;
-use super::rights;
+use super::{output, rights};
 
 /// What a pipeline is, once it is known to fit.
 #[derive(Debug, Clone)]
@@ -27,11 +26,13 @@ pub struct Definition {
     /// Where changes come from.
     pub source: PostgresConnection,
     /// Where rows go.
-    pub output: PostgresConnection,
+    pub output: Connection,
     /// The input tables, as they were at the start.
     pub tables: Vec<Arc<Table>>,
     /// The output table; None where load.sql does without.
     pub target: Option<Target>,
+    /// The output's server, where that is ClickHouse.
+    pub server: Option<Server>,
     /// How changes may be put together.
     pub rules: Rules,
     /// The checkpoint's row.
@@ -50,7 +51,7 @@ impl Definition {
     pub async fn check(
         pipeline: Arc<Pipeline>,
         source: (&PostgresConnection, &Client),
-        output: (&PostgresConnection, &Client),
+        output: (&Connection, &Output),
         key: CheckpointKey,
         is_only_writer: bool,
     ) -> Checked<Definition> {
@@ -61,38 +62,57 @@ impl Definition {
         }
         let target = match &pipeline.output.table {
             Some(name) if pipeline.sql.load.is_none() => {
-                output_table(&pipeline, name, output.1, &mut problems).await?
+                output::fetch_target(&pipeline, name, output.1, Some((source.1, &tables)), &mut problems)
+                    .await?
             }
             _ => None,
         };
         if !problems.is_empty() {
             return Err(PipelineError::Problems(problems));
         }
-        let rules = rules(&pipeline, target.as_ref());
+        let server = match output.1 {
+            Output::Postgres(_) => None,
+            Output::ClickHouse(client) => {
+                let asked = catalog::fetch_server(client).await;
+                Some(asked.map_err(SinkError::clickhouse("asking which server it is"))?)
+            }
+        };
+        let rules = output::rules(&pipeline, target.as_ref());
         let sql_hash = fingerprint(&pipeline, &tables);
         let (source, output) = (source.0.clone(), output.0.clone());
-        Ok(Definition { pipeline, source, output, tables, target, rules, key, sql_hash, is_only_writer })
+        Ok(Definition {
+            pipeline,
+            source,
+            output,
+            tables,
+            target,
+            server,
+            rules,
+            key,
+            sql_hash,
+            is_only_writer,
+        })
     }
 
     /// The same, with the output table as it is now: whoever connects anew sees the DDL there. A table that doesn't do any
     /// more, or lacks a column that it had, is left as it was known, and the write to it will say what is wrong, in the
     /// server's words: a copy that went on without the column would lose its values.
-    pub async fn with_current_output(&self, output: &Client) -> Checked<Definition> {
+    pub async fn with_current_output(&self, output: &Output) -> Checked<Definition> {
         let mut problems = Vec::new();
         let target = match &self.pipeline.output.table {
             Some(name) if self.target.is_some() => {
-                output_table(&self.pipeline, name, output, &mut problems).await?
+                output::fetch_target(&self.pipeline, name, output, None, &mut problems).await?
             }
             _ => None,
         };
         let has_all = |now: &Target| {
-            let before = self.target.iter().flat_map(|target| &target.table.columns);
-            before.into_iter().all(|column| now.table.columns.iter().any(|c| c.name == column.name))
+            let (before, now) = (self.target.iter().flat_map(Target::columns), now.columns());
+            before.into_iter().all(|column| now.contains(&column))
         };
         if !problems.is_empty() || !target.as_ref().is_some_and(has_all) {
             return Ok(self.clone());
         }
-        let rules = rules(&self.pipeline, target.as_ref());
+        let rules = output::rules(&self.pipeline, target.as_ref());
         Ok(Definition { target, rules, ..self.clone() })
     }
 
@@ -100,17 +120,20 @@ impl Definition {
     pub async fn types(&self, client: &Client) -> Checked<Types> {
         let with_text_cast = fetch_types_with_text_cast(client).await;
         let with_text_cast = with_text_cast.map_err(PipelineError::source("reading pg_cast"))?.into();
-        Ok(Types { with_text_cast, target: self.target.as_ref().map(|target| target.table.clone()) })
+        Ok(Types {
+            with_text_cast,
+            target: self.target.as_ref().map(|target| Arc::new(output_types(target))),
+        })
     }
 
     /// The columns that identify all rows of one input row.
     pub fn replace(&self) -> Vec<String> {
-        self.target.as_ref().map(|target| target.replace.clone()).unwrap_or_default()
+        self.target.as_ref().map(|target| target.replace().to_vec()).unwrap_or_default()
     }
 
     /// Whether output rows can be told by a key.
     pub fn rules_have_key(&self) -> bool {
-        self.target.as_ref().is_some_and(|target| !target.key.is_empty())
+        self.target.as_ref().is_some_and(|target| !target.key().is_empty())
     }
 
     /// The input tables' names, as the checkpoint keeps them.
@@ -123,6 +146,27 @@ impl Definition {
     /// The output table's name, as the checkpoint keeps it.
     pub fn output_name(&self) -> Option<String> {
         self.pipeline.output.table.as_ref().map(TableName::to_string)
+    }
+}
+
+/// What rows for the output table have to be like.
+fn output_types(target: &Target) -> OutputTable {
+    match target {
+        Target::Postgres(target) => (&*target.table).into(),
+        // Values go as the source writes them.
+        Target::ClickHouse(target) => OutputTable {
+            sql: target.sql(),
+            columns: target
+                .table
+                .columns
+                .iter()
+                .map(|column| OutputColumn {
+                    name: column.name.clone(),
+                    refusal: target.refusal(&column.name),
+                    type_name: None,
+                })
+                .collect(),
+        },
     }
 }
 
@@ -250,7 +294,7 @@ async fn partitions_without_identity(
     Ok(partitions.into_iter().map(problem).collect())
 }
 
-async fn missing_table(
+pub(super) async fn missing_table(
     pipeline: &Pipeline,
     name: &TableName,
     connection: &str,
@@ -272,92 +316,4 @@ async fn missing_table(
     };
     let message = format!("{end} table {wanted} doesn't exist on connection {connection}");
     Ok(config_problem(Code::TableMissing, pipeline, &name.table, message, help))
-}
-
-async fn output_table(
-    pipeline: &Pipeline,
-    name: &TableName,
-    client: &Client,
-    problems: &mut Vec<SqlProblem>,
-) -> Checked<Option<Target>> {
-    let failed = || PipelineError::source("reading the output's catalog");
-    let table = fetch_table(client, &name.schema, &name.table).await.map_err(failed())?;
-    let Some(table) = table else {
-        problems.push(missing_table(pipeline, name, &pipeline.output.connection, "output", client).await?);
-        return Ok(None);
-    };
-    if !matches!(table.kind, 'r' | 'p') {
-        let message = format!("{} is no table: rows can't be written to it", table.sql());
-        problems.push(config_problem(Code::NoTable, pipeline, &name.table, message, None));
-        return Ok(None);
-    }
-    let output = &pipeline.output;
-    let key = output.key.clone().or_else(|| table.primary_key().map(<[String]>::to_vec)).unwrap_or_default();
-    let replace = output.replace.clone().unwrap_or_else(|| key.clone());
-    for column in key.iter().chain(output.replace.iter().flatten()) {
-        if table.column(column).is_none() {
-            let near = nearest(column, table.columns.iter().map(|c| c.name.as_str()));
-            let help = near.map(|near| format!("did you mean {near}?"));
-            let message = format!("the output table {} has no column {}", table.sql(), quote_ident(column));
-            problems.push(config_problem(Code::ColumnMissing, pipeline, column, message, help));
-        }
-    }
-    problems.extend(key_problem(pipeline, &table, &key));
-    problems.extend(rights::of_output(pipeline, name, &table, client).await?);
-    // The same columns in another order are the same key; one order for both keeps comparisons simple.
-    let is_key = replace.len() == key.len() && replace.iter().all(|column| key.contains(column));
-    let replace = if is_key { key.clone() } else { replace };
-    Ok(Some(Target { table: Arc::new(table), key, replace }))
-}
-
-fn actions(pipeline: &Pipeline) -> [Action; 3] {
-    let on = pipeline.output.on;
-    [on.insert, on.update, on.delete]
-}
-
-fn key_problem(pipeline: &Pipeline, table: &Table, key: &[String]) -> Option<SqlProblem> {
-    if actions(pipeline).iter().all(|action| matches!(action, Action::Insert | Action::Ignore)) {
-        return None;
-    }
-    let sql = table.sql();
-    if key.is_empty() {
-        let message = format!(
-            "nothing says what identifies a row of {sql}: it has no primary key, and there is no `key`"
-        );
-        let help = format!(
-            "ALTER TABLE {sql} ADD PRIMARY KEY (…), or `key: […]` with a unique index on these columns"
-        );
-        return Some(config_problem(Code::NoKey, pipeline, "output", message, help));
-    }
-    let covers = |columns: &[String]| columns.len() == key.len() && key.iter().all(|k| columns.contains(k));
-    let upserts = actions(pipeline).contains(&Action::Upsert);
-    if !upserts || table.unique.iter().any(|index| index.is_arbiter && covers(&index.columns)) {
-        return None;
-    }
-    let columns = quote_idents(key.iter().map(String::as_str));
-    let message = format!(
-        "{sql} has no unique index on ({columns}), the key, so rows can't be upserted \
-         (a partial or deferrable one doesn't do)"
-    );
-    let help = format!("CREATE UNIQUE INDEX ON {sql} ({columns})");
-    Some(config_problem(Code::KeyNotUnique, pipeline, "key", message, help))
-}
-
-fn rules(pipeline: &Pipeline, target: Option<&Target>) -> Rules {
-    let Some(target) = target else { return Rules { replace_is_key: true, merges: false, is_ordered: true } };
-    let on = pipeline.output.on;
-    let replace_is_key = target.replace == target.key;
-    let other_unique = target.table.unique.iter().any(|index| {
-        index.columns.len() != target.key.len() || !target.key.iter().all(|key| index.columns.contains(key))
-    });
-    let matters = other_unique || target.table.is_order_sensitive;
-    let is_state = matches!(on.insert, Action::Upsert | Action::Ignore)
-        && matches!(on.update, Action::Upsert | Action::Ignore)
-        && matches!(on.delete, Action::Delete | Action::Ignore);
-    let merges = replace_is_key && is_state && !matters;
-    Rules {
-        replace_is_key,
-        merges,
-        is_ordered: !merges && (matters || actions(pipeline).contains(&Action::Insert)),
-    }
 }

@@ -18,8 +18,7 @@ use super::state::State;
 use super::trace;
 use crate::checkpoint::{Floor, is_loaded};
 use crate::failpoint;
-use crate::sink::postgres::request::Request;
-use crate::sink::postgres::{SinkError, Writer};
+use crate::sink::{Request, SinkError, Writer};
 
 /// How often the output hears from a transaction that waits for the source's SQL.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -127,11 +126,17 @@ impl Delivery<'_> {
                 return writer.mark().await;
             }
             Work::Settle { is_wanted, verdict } => {
-                let outcome = trial.take().unwrap_or(Ok(()));
+                let mut outcome = trial.take().unwrap_or(Ok(()));
                 match (&outcome, is_wanted) {
                     (Err(_), _) => {}
                     (Ok(()), false) => writer.undo().await?,
-                    (Ok(()), true) => writer.keep().await?,
+                    (Ok(()), true) => match writer.keep().await {
+                        Err(error) if !error.is_transient() => {
+                            writer.undo().await?;
+                            outcome = Err(error);
+                        }
+                        kept => kept?,
+                    },
                 }
                 // Who asked is gone only where the whole pipeline is on its way back.
                 verdict.send(outcome).ok();
@@ -143,12 +148,12 @@ impl Delivery<'_> {
                 failpoint::reach("rows_written");
                 done
             }
-            Work::LoadRows(load, rows) => writer.load_rows(&load.relation, &load.columns, &rows).await,
+            Work::LoadRows(load, rows) => writer.load_rows(&load, &rows).await,
             Work::LoadRun(load) => {
                 let (begun, path) = (Instant::now(), backfill::load_path(self.definition));
-                let done = writer.load_run(&load.relation, &load.sql, &path).await;
+                let done = writer.load_run(&load, &path).await;
                 failpoint::reach("rows_written");
-                let (pipeline, output) = (&self.definition.pipeline.name, &self.definition.output.name);
+                let (pipeline, output) = (&self.definition.pipeline.name, self.definition.output.name());
                 tell_if_slow(self.slow_query, begun, pipeline, &path, output, None);
                 done
             }

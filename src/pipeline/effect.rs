@@ -28,6 +28,8 @@ pub struct Effects {
     pub on: Actions,
     /// An input row is one output row.
     pub replace_is_key: bool,
+    /// A row is written as a whole, so that no value of it can be left alone.
+    pub takes_whole_rows: bool,
 }
 
 /// What a change does.
@@ -151,7 +153,8 @@ mod tests {
     use super::*;
 
     fn effects(replace_is_key: bool, update: Action, delete: Action) -> Effects {
-        Effects { on: Actions { insert: Action::Upsert, update, delete, truncate: None }, replace_is_key }
+        let on = Actions { insert: Action::Upsert, update, delete, truncate: None };
+        Effects { on, replace_is_key, takes_whole_rows: false }
     }
 
     fn key(text: &str) -> Key {

@@ -7,8 +7,7 @@ use tokio_postgres::error::SqlState;
 use crate::change::Lsn;
 use crate::codes::Code;
 use crate::postgres::{ConnectError, error, sqlstate};
-use crate::sink::postgres::SinkError;
-use crate::sink::postgres::failure::Failure;
+use crate::sink::{Failure, SinkError};
 use crate::source::stream::StreamError;
 use crate::transform::SqlProblem;
 use crate::transform::query::CompileError;
@@ -163,7 +162,15 @@ impl PipelineError {
             PipelineError::Problems(_) => "problems",
             PipelineError::Sink(SinkError::Fenced { .. }) => "fenced",
             PipelineError::Sink(SinkError::NullKey(..)) => "null_key",
-            PipelineError::Sink(SinkError::Postgres { .. }) => "output",
+            PipelineError::Sink(SinkError::Connect(_)) => "connect",
+            PipelineError::Sink(SinkError::Value { .. }) => "value",
+            PipelineError::Sink(
+                SinkError::Postgres { .. }
+                | SinkError::ClickHouse { .. }
+                | SinkError::Ahead { .. }
+                | SinkError::NotUndone
+                | SinkError::Ledger(_),
+            ) => "output",
             PipelineError::Truncated { .. } => "truncated",
             PipelineError::ValueGone { .. } => "value_gone",
             PipelineError::Input(_) => "input",
@@ -197,9 +204,12 @@ impl PipelineError {
     pub fn is_about_changes(&self) -> bool {
         match self {
             PipelineError::Sql { is_transient, .. } => !is_transient,
-            PipelineError::Sink(error @ (SinkError::Postgres { .. } | SinkError::NullKey(..))) => {
-                !error.is_transient()
-            }
+            PipelineError::Sink(
+                error @ (SinkError::Postgres { .. }
+                | SinkError::ClickHouse { .. }
+                | SinkError::Value { .. }
+                | SinkError::NullKey(..)),
+            ) => !error.is_transient(),
             PipelineError::Truncated { .. }
             | PipelineError::ValueGone { .. }
             | PipelineError::At { .. }
@@ -207,7 +217,13 @@ impl PipelineError {
             | PipelineError::Input(_) => true,
             PipelineError::Connect(_)
             | PipelineError::Source { .. }
-            | PipelineError::Sink(SinkError::Fenced { .. })
+            | PipelineError::Sink(
+                SinkError::Connect(_)
+                | SinkError::Ahead { .. }
+                | SinkError::NotUndone
+                | SinkError::Ledger(_)
+                | SinkError::Fenced { .. },
+            )
             | PipelineError::Rewound { .. }
             | PipelineError::Replica(_)
             | PipelineError::Standby(_)
@@ -219,7 +235,9 @@ impl PipelineError {
     /// set-up lacks (a table, a column, a right) is not.
     pub fn is_about_values(&self) -> bool {
         match self {
-            PipelineError::Sink(SinkError::NullKey(..)) | PipelineError::ValueGone { .. } => true,
+            PipelineError::Sink(SinkError::NullKey(..) | SinkError::Value { .. })
+            | PipelineError::ValueGone { .. } => true,
+            PipelineError::Sink(SinkError::ClickHouse { source, .. }) => source.is_about_values(),
             PipelineError::Sql { .. } | PipelineError::Sink(SinkError::Postgres { .. }) => {
                 !self.is_transient() && self.sqlstate().is_some_and(sqlstate::is_about_values)
             }
@@ -235,6 +253,9 @@ impl PipelineError {
             | PipelineError::Sink(SinkError::Postgres { source, .. }) => {
                 source.code().map(|code| code.code())
             }
+            PipelineError::Sink(SinkError::ClickHouse { source, .. }) => {
+                Some(source.name.as_str()).filter(|name| !name.is_empty())
+            }
             PipelineError::At { error, .. } => error.sqlstate(),
             _ => None,
         }
@@ -245,7 +266,9 @@ impl PipelineError {
         match self {
             PipelineError::Sql { problem, .. } => Some(problem.path.display().to_string()),
             PipelineError::Problems(problems) => problems.first().map(|p| p.path.display().to_string()),
-            PipelineError::Sink(SinkError::Postgres { what, .. }) if what.ends_with(".sql") => {
+            PipelineError::Sink(SinkError::Postgres { what, .. } | SinkError::ClickHouse { what, .. })
+                if what.ends_with(".sql") =>
+            {
                 Some(what.clone())
             }
             PipelineError::At { error, .. } => error.file(),

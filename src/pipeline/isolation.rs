@@ -7,8 +7,8 @@
 
 use crate::change::Lsn;
 use crate::config::OnError;
-use crate::sink::postgres::dead_letter::{DeadLetter, row_json};
-use crate::sink::postgres::failure::Failure;
+use crate::sink::Failure;
+use crate::sink::dead_letter::{DeadLetter, row_json};
 
 use super::definition::Checked;
 use super::error::{PipelineError, Place, PlaceOfChange};

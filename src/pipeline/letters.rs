@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::change::Lsn;
-use crate::sink::postgres::dead_letter::DeadLetter;
+use crate::sink::DeadLetter;
 
 use super::counts::Counts;
 

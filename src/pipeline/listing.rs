@@ -4,13 +4,14 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::compiled::{Compiled, Load};
+use super::compiled::Compiled;
 use super::definition::{Checked, Definition};
 use crate::change::{Operation, Relation};
 use crate::config::Action;
 use crate::postgres::Session;
 use crate::postgres::catalog::Table;
 use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::sink::Load;
 use crate::transform::chain::Side;
 use crate::transform::compile::{Direct, Removal, Rows};
 use crate::transform::query::{LineOrigin, Query};
@@ -47,7 +48,7 @@ pub async fn list(definition: &Definition, source: &Session) -> Checked<Vec<List
         }
         if let Some(sql) = &compiled.truncate {
             let head =
-                format!("When {} is truncated, on connection {}.", table.sql(), definition.output.name);
+                format!("When {} is truncated, on connection {}.", table.sql(), definition.output.name());
             listing.push_plain("truncate", &head, sql);
         }
         all.append(&mut listing.listed);
@@ -118,7 +119,7 @@ impl Listing<'_> {
         let head = format!(
             "load.sql for a run of changes by {operation} of {}, on connection {}, in the transaction that moves the checkpoint.",
             self.table.sql(),
-            self.definition.output.name
+            self.definition.output.name()
         );
         let columns: Vec<String> =
             load.columns.iter().map(|c| format!("{} {}", quote_ident(&c.name), c.type_sql)).collect();

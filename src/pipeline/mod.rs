@@ -1,7 +1,7 @@
 //! One pipeline: from its config to rows in its output. It asks a source to be sent changes, and is told nothing else
 //! about where they come from.
 //!
-//! * [`definition`]: checked against both databases.
+//! * [`definition`]: checked against both databases; `output`: the table that it writes.
 //! * [`compiled`]: its SQL, for one version of an input table.
 //! * [`queue`]: what the source hands over.
 //! * [`stage`]: SQL over batches; [`effect`]: from its answers to writes; [`lineage`]: rows that pass each other.
@@ -17,12 +17,14 @@ pub mod counts;
 pub mod definition;
 mod delivery;
 pub mod effect;
+mod encoding;
 pub mod error;
 mod intake;
 pub mod isolation;
 pub mod letters;
 pub mod lineage;
 pub mod listing;
+mod output;
 pub mod pending;
 pub mod preview;
 pub mod queue;

@@ -65,7 +65,7 @@ pub async fn preview(
     begun.map_err(PipelineError::source("opening a snapshot"))?;
     let with_text_cast = fetch_types_with_text_cast(client).await;
     let with_text_cast = with_text_cast.map_err(PipelineError::source("reading pg_cast"))?.into();
-    let types = Types { with_text_cast, target: target.cloned().map(Arc::new) };
+    let types = Types { with_text_cast, target: target.map(|target| Arc::new(target.into())) };
     let (mut problems, mut tables) = (Vec::new(), Vec::new());
     for name in &pipeline.input.tables {
         tables.extend(input_table(pipeline, name, client, &mut problems).await?);
@@ -73,9 +73,9 @@ pub async fn preview(
     if !problems.is_empty() {
         return Err(PipelineError::Problems(problems));
     }
-    let mut previews = Vec::new();
+    let (mut previews, replace) = (Vec::new(), identifying(pipeline, target));
     for table in &tables {
-        previews.push(of_table(pipeline, source, table, &types, operation, sample).await?);
+        previews.push(of_table(pipeline, source, table, &types, replace.clone(), (operation, sample)).await?);
     }
     Ok(previews)
 }
@@ -85,12 +85,11 @@ async fn of_table(
     source: &Session,
     table: &Table,
     types: &Types,
-    operation: Operation,
-    sample: &Sample,
+    replace: Vec<String>,
+    (operation, sample): (Operation, &Sample),
 ) -> Checked<TablePreview> {
     let client = &source.client;
     let relation = Arc::new(table.relation());
-    let replace = identifying(pipeline, types.target.as_deref());
     let compiler =
         Compiler { client, pipeline, source: table, relation: &relation, types: types.clone(), replace };
     let (rows, removal) = compiler.compile_operation(operation).await.map_err(failed)?;

@@ -3,7 +3,7 @@
 
 use crate::change::Lsn;
 use crate::postgres::{Purpose, Session, connect};
-use crate::sink::postgres::checkpoint::Origin;
+use crate::sink::Origin;
 use crate::source::snapshot::{self, BackfillSnapshot, OnStandby};
 use crate::source::standby::Standby;
 use crate::source::stream::StreamError;

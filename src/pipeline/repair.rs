@@ -8,14 +8,13 @@ use std::sync::Arc;
 use crate::postgres::array::ArrayText;
 use crate::postgres::text_rows::TextRows;
 use crate::postgres::{Purpose, Session, connect};
-use crate::sink::postgres::request::Request;
-use crate::sink::postgres::{SinkError, Writer};
-use crate::sink::{By, Key, Layout, Put, Write};
+use crate::sink::postgres::Writer;
+use crate::sink::{By, Key, Layout, Put, Request, SinkError, Write};
 
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
 use super::reading;
-use super::verify::sides;
+use super::verify::{into_postgres, sides};
 
 /// Rows that are written at once.
 const WRITE_ROWS: usize = 1_000;
@@ -37,7 +36,7 @@ pub async fn run(
         .filter_map(|key| Key::from_values(key.iter().map(|value| Some(value.as_bytes()))))
         .collect();
     let (expected, _) =
-        sides(definition, source, &connect(&definition.output, Purpose::Control).await?).await?;
+        sides(definition, source, &connect(into_postgres(definition)?, Purpose::Control).await?).await?;
     let control = connect(&definition.source, Purpose::Control).await?;
     let reading = reading::open_snapshot(definition, source, &control, slot).await?;
     if reading.snapshot.start_lsn < loaded {

@@ -12,7 +12,6 @@ use crate::change::{Change, Lsn, Operation, Relation, Tuple};
 use crate::config::{Action, TruncateAction};
 use crate::failpoint;
 use crate::postgres::Session;
-use crate::sink::fold::Fold;
 use crate::sink::{Key, Row};
 use crate::transform::compile::{Removal, Rows};
 use crate::transform::query::{Query, Types};
@@ -30,11 +29,13 @@ use super::trace::{self, At};
 
 mod attempt;
 mod emit;
+mod gather;
 mod group;
 pub mod slow;
 mod table;
 mod work;
 
+use gather::{Gather, Stamp};
 use group::{Group, run_length};
 use table::Widened;
 pub use work::{Verdict, Work};
@@ -51,7 +52,7 @@ pub struct Stage {
     types: Types,
     effects: Effects,
     compiled: Vec<Arc<Compiled>>,
-    fold: Fold,
+    gather: Gather,
     lineage: Lineage,
     widened: Vec<Widened>,
     /// Rows have gone to load.sql since it last ran.
@@ -93,14 +94,20 @@ impl Stage {
     ) -> Checked<Self> {
         let types = definition.types(&session.client).await?;
         let rules = definition.rules;
-        let effects = Effects { on: definition.pipeline.output.on, replace_is_key: rules.replace_is_key };
+        let takes_whole_rows = definition.target.as_ref().is_some_and(|target| target.clickhouse().is_some());
+        let effects = Effects {
+            on: definition.pipeline.output.on,
+            replace_is_key: rules.replace_is_key,
+            takes_whole_rows,
+        };
+        let gather = Gather::new(&definition);
         Ok(Stage {
             definition,
             session,
             types,
             effects,
             compiled: Vec::new(),
-            fold: Fold::new(rules),
+            gather,
             lineage: Lineage::default(),
             widened: Vec::new(),
             has_load_rows: false,
@@ -122,15 +129,17 @@ impl Stage {
         if let Some(last) = parts.iter().map(|part| part.commit_lsn).max() {
             wait_for_replica(&self.definition, &self.session, last).await?;
         }
-        let mut segment: Vec<(u32, Arc<Change>)> = Vec::new();
+        let mut segment: Vec<(Stamp, Arc<Change>)> = Vec::new();
         for part in parts {
             self.tally.add(&part.entry);
+            let Part { xid, commit_lsn, ordinal, .. } = part;
+            let stamp = Stamp { xid, commit_lsn, ordinal };
             match part.entry {
-                Entry::Change(change) => segment.push((part.xid, self.widen(change).await?)),
+                Entry::Change(change) => segment.push((stamp, self.widen(change).await?)),
                 Entry::Truncate(relation) => {
                     let relation = self.widened(&relation).await?.wide;
                     self.changes(std::mem::take(&mut segment)).await?;
-                    self.truncate(&relation).await?;
+                    self.truncate(stamp, &relation).await?;
                 }
             }
         }
@@ -150,11 +159,13 @@ impl Stage {
     }
 
     async fn flush(&mut self) -> Checked<()> {
-        let writes = self.fold.take();
-        if writes.is_empty() { Ok(()) } else { self.hand_on(Work::Writes(writes)).await }
+        match self.gather.take() {
+            Some(writes) => self.hand_on(Work::Writes(writes)).await,
+            None => Ok(()),
+        }
     }
 
-    async fn truncate(&mut self, relation: &Arc<Relation>) -> Checked<()> {
+    async fn truncate(&mut self, stamp: Stamp, relation: &Arc<Relation>) -> Checked<()> {
         let has_load = self.definition.pipeline.sql.load.is_some();
         let table = || relation.display_name();
         let truncate_sql = self.compiled(relation).await?.truncate.clone();
@@ -175,7 +186,7 @@ impl Stage {
                 cure: "Add a truncate.sql, or `on: {truncate: ignore}`".into(),
             }),
             (_, None) => {
-                self.fold.truncate();
+                self.gather.truncate(stamp);
                 Ok(())
             }
         }
@@ -194,7 +205,7 @@ impl Stage {
     }
 
     /// Changes without a TRUNCATE among them. Halves them until the answers fit into memory.
-    async fn changes(&mut self, changes: Vec<(u32, Arc<Change>)>) -> Checked<()> {
+    async fn changes(&mut self, changes: Vec<(Stamp, Arc<Change>)>) -> Checked<()> {
         let mut todo = vec![changes];
         while let Some(mut changes) = todo.pop() {
             if changes.is_empty() {
@@ -224,7 +235,7 @@ impl Stage {
         Ok(())
     }
 
-    async fn segment(&mut self, changes: &mut [(u32, Arc<Change>)]) -> Checked<Answer<Vec<Outcome>>> {
+    async fn segment(&mut self, changes: &mut [(Stamp, Arc<Change>)]) -> Checked<Answer<Vec<Outcome>>> {
         let groups = self.groups(changes).await?;
         let needs_source = groups.iter().any(|group| group.needs_source(self.effects, changes));
         if needs_source {
@@ -244,8 +255,8 @@ impl Stage {
         Ok(Ok(outcomes))
     }
 
-    async fn begin_snapshot(&self, changes: &[(u32, Arc<Change>)]) -> Checked<()> {
-        let xids: BTreeSet<u32> = changes.iter().map(|(xid, _)| *xid).collect();
+    async fn begin_snapshot(&self, changes: &[(Stamp, Arc<Change>)]) -> Checked<()> {
+        let xids: BTreeSet<u32> = changes.iter().map(|(stamp, _)| stamp.xid).collect();
         let xids: Vec<u32> = xids.into_iter().collect();
         let client = &self.session.client;
         trace::observed(self.span("BEGIN", None), async {
@@ -270,7 +281,7 @@ impl Stage {
     }
 
     /// Changes of one table and operation, wherever they stand.
-    async fn groups(&mut self, changes: &[(u32, Arc<Change>)]) -> Checked<Vec<Group>> {
+    async fn groups(&mut self, changes: &[(Stamp, Arc<Change>)]) -> Checked<Vec<Group>> {
         let mut groups: Vec<Group> = Vec::new();
         for (at, (_, change)) in changes.iter().enumerate() {
             let fits = |g: &&mut Group| {
@@ -294,7 +305,7 @@ impl Stage {
     async fn group(
         &self,
         group: &Group,
-        changes: &mut [(u32, Arc<Change>)],
+        changes: &mut [(Stamp, Arc<Change>)],
         outcomes: &mut [Outcome],
         budget: &mut usize,
     ) -> Checked<Answer<()>> {
@@ -311,7 +322,7 @@ impl Stage {
     async fn removals(
         &self,
         group: &Group,
-        changes: &[(u32, Arc<Change>)],
+        changes: &[(Stamp, Arc<Change>)],
         outcomes: &mut [Outcome],
         budget: &mut usize,
     ) -> Checked<Answer<()>> {
@@ -353,7 +364,7 @@ impl Stage {
     }
 
     /// Fills in values that updates left out and that are needed. Answers the places whose row is not there any more.
-    async fn resolve(&self, group: &Group, changes: &mut [(u32, Arc<Change>)]) -> Checked<Vec<usize>> {
+    async fn resolve(&self, group: &Group, changes: &mut [(Stamp, Arc<Change>)]) -> Checked<Vec<usize>> {
         let places = group.unresolved(self.effects, changes);
         if places.is_empty() {
             return Ok(Vec::new());
@@ -394,7 +405,7 @@ impl Stage {
         &self,
         group: &Group,
         operation: Operation,
-        changes: &[(u32, Arc<Change>)],
+        changes: &[(Stamp, Arc<Change>)],
         without: &[usize],
         budget: &mut usize,
     ) -> Checked<Answer<Vec<(usize, Row)>>> {
@@ -420,7 +431,7 @@ impl Stage {
         &self,
         query: &Query,
         places: &[usize],
-        changes: &[(u32, Arc<Change>)],
+        changes: &[(Stamp, Arc<Change>)],
         budget: &mut usize,
     ) -> Checked<Answer<Vec<(usize, Tuple)>>> {
         if places.is_empty() {
@@ -442,7 +453,7 @@ impl Stage {
         &self,
         query: &Query,
         places: &[usize],
-        changes: &[(u32, Arc<Change>)],
+        changes: &[(Stamp, Arc<Change>)],
         budget: &mut usize,
     ) -> Checked<Answer<Vec<(usize, Tuple)>>> {
         let failed = |e: tokio_postgres::Error| PipelineError::sql(query.problem(&e), &e);

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::postgres::{Purpose, connect};
-use crate::sink::postgres::SinkError;
-use crate::sink::postgres::failure::{self, Failure};
+use crate::postgres::Purpose;
+use crate::sink::{Failure, Output, SinkError};
 
 use super::definition::{Checked, Definition};
 use super::error::{PipelineError, Stopped};
@@ -78,8 +77,8 @@ impl Task {
     async fn note(&self, failure: &Failure, epoch: Option<i64>) -> bool {
         let Some(epoch) = epoch else { return true };
         let noted = tokio::time::timeout(NOTE_PATIENCE, async {
-            let output = connect(&self.definition.output, Purpose::Output).await?;
-            failure::record(&output.client, &self.definition.key, epoch, failure).await?;
+            let output = Output::connect(&self.definition.output, Purpose::Output).await?;
+            output.ledger().record_failure(&self.definition.key, epoch, failure).await?;
             Ok::<(), PipelineError>(())
         });
         match noted.await {
@@ -96,8 +95,8 @@ impl Task {
     async fn give_up(&self, failure: &Failure, epoch: Option<i64>) -> Checked<()> {
         let key = &self.definition.key;
         let fenced = || SinkError::Fenced { pipeline: key.pipeline.clone(), expected: self.floor.lsn() };
-        let output = connect(&self.definition.output, Purpose::Output).await?;
-        if !failure::give_up(&output.client, key, epoch.ok_or_else(fenced)?, failure).await? {
+        let output = Output::connect(&self.definition.output, Purpose::Output).await?;
+        if !output.ledger().give_up(key, epoch.ok_or_else(fenced)?, failure).await? {
             return Err(fenced().into());
         }
         self.floor.give_up();

@@ -12,9 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::change::Lsn;
 use crate::checkpoint::{Floor, is_loaded};
 use crate::postgres::{Purpose, Session, connect};
-use crate::sink::postgres::checkpoint::{self, Checkpoint, Origin};
-use crate::sink::postgres::request::{self, Asked, Request};
-use crate::sink::postgres::{SinkError, Writer};
+use crate::sink::{Asked, Checkpoint, Claim, Ledger, Origin, Output, Request, SinkError, Writer};
 
 use super::backfill;
 use super::definition::{Checked, Definition};
@@ -179,16 +177,16 @@ impl Task {
         self.state.enter(Phase::Connecting);
         let definition = self.definition.clone();
         let source = connect_source(&definition, &self.origin).await?;
-        let output = connect(&definition.output, Purpose::Output).await?;
-        let definition = Arc::new(definition.with_current_output(&output.client).await?);
+        let output = Output::connect(&definition.output, Purpose::Output).await?;
+        let definition = Arc::new(definition.with_current_output(&output).await?);
         self.definition = definition.clone();
-        let mut claimed = self.claim(&output, memory).await?;
+        let mut claimed = self.claim(output.ledger(), memory).await?;
         let repair = claimed.request.take_if(|request| matches!(request.asked, Asked::Repair { .. }));
-        let skip = self.see_to_request(&output, &mut claimed).await?;
+        let skip = self.see_to_request(output.ledger(), &mut claimed).await?;
         if let Some((_, skip)) = &skip {
             memory.careful_through = memory.careful_through.max(skip.commit_lsn);
         }
-        let mut writer = Writer::new(output, definition.target.clone(), definition.key.clone(), claimed);
+        let mut writer = Writer::new(output, definition.target.as_ref(), definition.key.clone(), claimed);
         if writer.loaded_lsn().is_none() {
             self.state.enter(Phase::Backfill);
             self.floor.hold();
@@ -218,14 +216,14 @@ impl Task {
     /// Does what somebody asks for beside the checkpoint; what is to be skipped is left to the stream.
     async fn see_to_request(
         &self,
-        output: &Session,
+        output: Ledger<'_>,
         claimed: &mut Checkpoint,
     ) -> Checked<Option<(Request, Skip)>> {
         let Some(request) = claimed.request.take() else { return Ok(None) };
-        let (client, key, loaded) = (&output.client, &self.definition.key, claimed.loaded_lsn);
+        let (key, loaded) = (&self.definition.key, claimed.loaded_lsn);
         match &request.asked {
             Asked::Backfill => {
-                if request::refill(client, key, claimed.epoch, &request).await? {
+                if output.refill(key, claimed.epoch, &request).await? {
                     (claimed.loaded_lsn, claimed.seam) = (None, None);
                 }
                 return Ok(None);
@@ -240,7 +238,7 @@ impl Task {
             // The latter is done elsewhere.
             Asked::Resume | Asked::Repair { .. } => {}
         }
-        request::clear(client, key, &request).await?;
+        output.clear(key, &request).await?;
         Ok(None)
     }
 
@@ -249,7 +247,15 @@ impl Task {
         let Some(request) = request else { return Ok(()) };
         let (definition, name) = (&self.definition, &self.definition.pipeline.name);
         let Asked::Repair { keys } = &request.asked else { return Ok(()) };
-        match repair::run(definition, source, &self.origin.slot, writer, keys, &request).await {
+        let repaired = match writer {
+            Writer::Postgres(writer) => {
+                repair::run(definition, source, &self.origin.slot, writer, keys, &request).await
+            }
+            Writer::ClickHouse(_) => {
+                Err(PipelineError::Input("rows of ClickHouse can't be repaired one by one yet".to_owned()))
+            }
+        };
+        match repaired {
             Ok(rows) => {
                 tracing::info!(event = "repaired", pipeline = %name, keys = keys.len(), rows, "rows made anew");
                 Ok(())
@@ -257,40 +263,40 @@ impl Task {
             Err(error) if error.is_transient() || error.is_fenced() => Err(error),
             Err(error) => {
                 tracing::error!(event = "not_repaired", pipeline = %name, "the repair of pipeline {name} is given up: {error}");
-                writer.roll_back().await?;
+                if let Writer::Postgres(writer) = writer {
+                    writer.roll_back().await?;
+                }
                 source.client.batch_execute("ROLLBACK").await.ok();
-                Ok(request::clear(writer.client(), &definition.key, &request).await?)
+                Ok(writer.ledger().clear(&definition.key, &request).await?)
             }
         }
     }
 
     /// The first time this process takes the pipeline from whoever had it; after that it only looks whether it still
     /// has it.
-    async fn claim(&self, output: &Session, memory: &mut Memory) -> Checked<Checkpoint> {
+    async fn claim(&self, output: Ledger<'_>, memory: &mut Memory) -> Checked<Checkpoint> {
         let key = &self.definition.key;
         let Some(epoch) = memory.epoch else {
             let table = self.definition.output_name();
-            let claimed = checkpoint::claim(
-                &output.client,
-                key,
-                &self.origin,
-                table.as_deref(),
-                &self.definition.input_names(),
-                self.published.as_deref(),
-                &self.definition.sql_hash,
-            )
-            .await?;
+            let claim = Claim {
+                origin: &self.origin,
+                output_table: table.as_deref(),
+                input_tables: &self.definition.input_names(),
+                published: self.published.as_deref(),
+                sql_hash: &self.definition.sql_hash,
+            };
+            let claimed = output.claim(key, claim).await?;
             memory.epoch = Some(claimed.epoch);
             self.tell_of_other_sql(&claimed);
             return Ok(claimed);
         };
-        let found = checkpoint::fetch_settled(&output.client, key).await?;
+        let found = output.fetch_settled(key, epoch).await?;
         let fenced = || SinkError::Fenced { pipeline: key.pipeline.clone(), expected: self.floor.lsn() };
         let mut found = found.filter(|checkpoint| checkpoint.epoch == epoch).ok_or_else(fenced)?;
         let sql_hash = &self.definition.sql_hash;
         if found.sql_hash.as_ref() != Some(sql_hash) {
             // Its files were read anew.
-            checkpoint::note_sql(&output.client, key, epoch, sql_hash).await?;
+            output.note_sql(key, epoch, sql_hash).await?;
             self.tell_of_other_sql(&found);
             found.sql_hash = Some(sql_hash.clone());
         }

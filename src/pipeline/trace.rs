@@ -6,8 +6,9 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
 use crate::change::Lsn;
-use crate::config::PostgresConnection;
-use crate::sink::{Put, Write};
+use crate::config::{Connection, PostgresConnection};
+use crate::sink::clickhouse::Versioned;
+use crate::sink::{Put, Write, Writes};
 
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
@@ -63,18 +64,28 @@ pub fn statement(
     if parent.is_disabled() {
         return Span::none();
     }
-    let server = if at == At::Output { &definition.output } else { definition.source.queried() };
+    let server = match (at, &definition.output) {
+        (At::Output, Connection::Postgres(output)) => Server::postgres(output),
+        (At::Output, Connection::ClickHouse(output)) => Server {
+            system: "clickhouse",
+            name: &output.name,
+            database: &output.database,
+            host: &output.host,
+            port: Some(output.port),
+        },
+        (At::Source, _) => Server::postgres(definition.source.queried()),
+    };
     info_span!(
         parent: parent,
         "statement",
-        otel.name = %format_args!("{operation} {}", table.unwrap_or(&server.database)),
+        otel.name = %format_args!("{operation} {}", table.unwrap_or(server.database)),
         otel.kind = "client",
-        db.system.name = "postgresql",
+        db.system.name = server.system,
         db.namespace = server.database,
         db.operation.name = operation,
         db.collection.name = table,
         server.address = server.host,
-        server.port = port(server),
+        server.port = server.port.map(i64::from),
         trucker.pipeline = definition.pipeline.name,
         trucker.connection = server.name,
         db.operation.batch.size = Empty,
@@ -88,8 +99,20 @@ pub fn statement(
     )
 }
 
-fn port(server: &PostgresConnection) -> Option<i64> {
-    (!server.host.starts_with('/')).then_some(i64::from(server.port))
+/// What a span says of the server that it is about.
+struct Server<'a> {
+    system: &'static str,
+    name: &'a str,
+    database: &'a str,
+    host: &'a str,
+    port: Option<u16>,
+}
+
+impl<'a> Server<'a> {
+    fn postgres(to: &'a PostgresConnection) -> Self {
+        let port = (!to.host.starts_with('/')).then_some(to.port);
+        Server { system: "postgresql", name: &to.name, database: &to.database, host: &to.host, port }
+    }
 }
 
 /// What the output is handed, below its batch.
@@ -98,11 +121,17 @@ pub fn work(batch: &Span, definition: &Definition, work: &Work) -> Span {
     let of = |operation| statement(batch, definition, At::Output, operation, table.as_deref());
     match work {
         Work::Writes(writes) => {
-            let span = of(operation(writes));
-            if writes.len() > 1 {
-                span.record("db.operation.batch.size", writes.len() as i64);
+            let (operation, statements, rows) = match writes {
+                Writes::Statements(writes) => {
+                    (operation(writes), writes.len(), writes.iter().map(rows).sum::<usize>())
+                }
+                Writes::Versions(versions) => ("INSERT", 1, versions.iter().map(versioned_rows).sum()),
+            };
+            let span = of(operation);
+            if statements > 1 {
+                span.record("db.operation.batch.size", statements as i64);
             }
-            span.record("trucker.rows", writes.iter().map(rows).sum::<usize>() as i64);
+            span.record("trucker.rows", rows as i64);
             span
         }
         Work::LoadRows(_, rows) => {
@@ -145,6 +174,13 @@ fn operation(writes: &[Write]) -> &'static str {
             _ => "BATCH",
         },
         _ => "BATCH",
+    }
+}
+
+fn versioned_rows(versioned: &Versioned) -> usize {
+    match versioned {
+        Versioned::Effect { effect, .. } => effect.removals.len() + effect.puts.len(),
+        Versioned::Truncate(_) => 0,
     }
 }
 

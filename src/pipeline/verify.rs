@@ -21,15 +21,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::change::{Lsn, Tuple};
-use crate::config::Action;
+use crate::config::{Action, Connection, PostgresConnection};
 use crate::postgres::array::ArrayText;
 use crate::postgres::catalog::{fetch_lsn, fetch_replay_lsn};
 use crate::postgres::text_rows::TextRows;
 use crate::postgres::{Purpose, Session, connect};
-use crate::sink::Key;
-use crate::sink::postgres::SinkError;
 use crate::sink::postgres::actual::{self, Actual};
 use crate::sink::postgres::checkpoint;
+use crate::sink::{Key, SinkError, Target};
 use crate::transform::expected::Expected;
 
 use super::compiled::Compiled;
@@ -75,6 +74,17 @@ pub fn why_not(definition: &Definition) -> Option<&'static str> {
     }
 }
 
+/// The output, which is Postgres where anything is compared.
+pub(super) fn into_postgres(definition: &Definition) -> Checked<&PostgresConnection> {
+    match &definition.output {
+        Connection::Postgres(output) => Ok(output),
+        Connection::ClickHouse(to) => Err(PipelineError::Input(format!(
+            "connection {}: rows of ClickHouse can't be compared yet",
+            to.name
+        ))),
+    }
+}
+
 /// Both sides of one pipeline.
 pub struct Comparison<'a> {
     definition: &'a Definition,
@@ -101,7 +111,7 @@ impl<'a> Comparison<'a> {
     /// Connects.
     pub async fn new(definition: &'a Definition, is_running: bool, chunk: usize) -> Checked<Self> {
         let source = connect(definition.source.queried(), Purpose::Source).await?;
-        let output = connect(&definition.output, Purpose::Output).await?;
+        let output = connect(into_postgres(definition)?, Purpose::Output).await?;
         let (expected, actual) = sides(definition, &source, &output).await?;
         Ok(Comparison { definition, expected, actual, source, output, is_running, chunk: chunk.max(1) })
     }
@@ -109,7 +119,7 @@ impl<'a> Comparison<'a> {
     /// Compares all rows, and hands over what differs. Answers how many there were.
     pub async fn run(&self, found: &mut dyn FnMut(Found)) -> Checked<u64> {
         let source = connect(self.definition.source.queried(), Purpose::Source).await?;
-        let output = connect(&self.definition.output, Purpose::Output).await?;
+        let output = connect(into_postgres(self.definition)?, Purpose::Output).await?;
         let begun = source.client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
         begun.map_err(of_source())?;
         let mut expected =
@@ -153,7 +163,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn key_columns(&self) -> std::ops::Range<usize> {
-        0..self.definition.target.as_ref().map_or(0, |target| target.key.len())
+        0..self.definition.target.as_ref().map_or(0, |target| target.key().len())
     }
 
     fn key(&self, row: &Tuple) -> Option<Key> {
@@ -271,6 +281,7 @@ pub(super) async fn sides(
     let target = definition
         .target
         .as_ref()
+        .and_then(Target::postgres)
         .ok_or_else(|| PipelineError::Input("it has no output table".to_owned()))?;
     let casts = actual::fetch_casts(&output.client, target).await?;
     let key_array = match target.key.as_slice() {

@@ -11,7 +11,7 @@ const CHAR_OIDS: [u32; 2] = [18, 1002];
 /// Since 15, bytes beyond ASCII in a `"char"` are written as `\377`, of which older servers take the backslash alone.
 /// Versions are as `server_version_num`.
 pub fn problem(definition: &Definition, source: u32, output: u32) -> Option<SqlProblem> {
-    let target = definition.target.as_ref()?;
+    let target = definition.target.as_ref()?.postgres()?;
     let (_, into) = (source >= 150_000 && output < 150_000)
         .then(|| {
             definition.tables.iter().find_map(|table| char_column(table)).zip(char_column(&target.table))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::change::{Cell, Tuple};
+use crate::clickhouse::Encoding;
 
 /// Which columns of the output a tuple's cells are for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Layout {
     pub key: Option<Vec<usize>>,
     /// The same of the columns that identify all rows of one input row.
     pub replace: Option<Vec<usize>>,
+    /// How the values are written, column by column, where the output takes them in binary form (ClickHouse).
+    pub encodings: Vec<Encoding>,
 }
 
 impl Layout {
@@ -22,7 +25,7 @@ impl Layout {
             let cell = |name: &String| columns.iter().find(|(n, _)| n == name).map(|(_, cell)| *cell);
             names.iter().map(cell).collect::<Option<Vec<_>>>().filter(|cells| !cells.is_empty())
         };
-        Layout { key: cells(key), replace: cells(replace), columns }
+        Layout { key: cells(key), replace: cells(replace), columns, encodings: Vec::new() }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::clickhouse::Versioned;
 use super::row::{Key, Layout, Row};
 use crate::change::Tuple;
 
@@ -23,6 +24,15 @@ pub enum By {
     Key,
     /// The columns that identify all rows of one input row.
     Replace,
+}
+
+/// What is to be done at once.
+#[derive(Debug, Clone)]
+pub enum Writes {
+    /// Statements, in this order.
+    Statements(Vec<Write>),
+    /// Rows that bring their order along.
+    Versions(Vec<Versioned>),
 }
 
 /// One statement's worth.

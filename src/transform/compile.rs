@@ -8,7 +8,9 @@ use tokio_postgres::Client;
 
 use super::SqlProblem;
 use super::chain::{InputTable, Side, over_changes, over_partial_rows, over_table};
-use super::query::{CompileError, CopyQuery, Query, Types, nearest, prepare, prepare_copy, prepare_some};
+use super::query::{
+    CompileError, CopyQuery, OutputColumn, Query, Types, nearest, prepare, prepare_copy, prepare_some,
+};
 use super::render::{RenderedFile, Scene, render_file};
 use super::scan::Scope;
 use crate::change::{Operation, Relation};
@@ -283,7 +285,7 @@ impl Compiler<'_> {
     fn shared_columns(&self, operation: Operation) -> Vec<(String, Option<usize>)> {
         let target = self.types.target.as_deref();
         let columns = self.source.columns.iter().filter(|c| {
-            target.is_none_or(|t| t.column(&c.name).is_some_and(|column| !column.is_generated()))
+            target.is_none_or(|t| t.column(&c.name).is_some_and(|column| column.refusal.is_none()))
         });
         columns
             .map(|c| (c.name.clone(), self.relation.column_index(&c.name)))
@@ -298,12 +300,13 @@ impl Compiler<'_> {
     fn is_same_type(&self, name: &str) -> bool {
         let Some(target) = self.types.target.as_deref() else { return true };
         match (self.source.column(name), target.column(name)) {
-            (Some(from), Some(to)) => {
+            (Some(_), Some(OutputColumn { type_name: None, .. })) => true,
+            (Some(from), Some(OutputColumn { type_name: Some(to), .. })) => {
                 // An enum's label, say, in a text: it may be called otherwise by now.
-                let is_its_text = to.type_name.base_oid == TEXT_OID
+                let is_its_text = to.base_oid == TEXT_OID
                     && !from.type_name.is_builtin()
                     && !self.types.with_text_cast.contains(&from.type_name.base_oid);
-                !to.type_name.is_builtin() || from.type_name.base_oid == to.type_name.base_oid || is_its_text
+                !to.is_builtin() || from.type_name.base_oid == to.base_oid || is_its_text
             }
             _ => false,
         }
@@ -314,7 +317,7 @@ impl Compiler<'_> {
         let shared = self.shared_columns(operation);
         let names: Vec<&str> = shared.iter().map(|(name, _)| name.as_str()).collect();
         if names.is_empty() {
-            let output = self.types.target.as_deref().map_or_else(String::new, Table::sql);
+            let output = self.types.target.as_deref().map_or_else(String::new, |table| table.sql.clone());
             let theirs = input.new_columns();
             let message = format!(
                 "no SQL file, so columns of the same name are copied, but {} and {output} have none in common",
@@ -428,7 +431,7 @@ impl Compiler<'_> {
     }
 
     fn untraceable(&self, input: &InputTable) -> SqlProblem {
-        let output = self.types.target.as_deref().map_or_else(String::new, Table::sql);
+        let output = self.types.target.as_deref().map_or_else(String::new, |table| table.sql.clone());
         let names = |names: &[String]| quote_idents(names.iter().map(String::as_str));
         let (source, sent, wanted) = (self.source.sql(), input.old_columns(), names(&self.replace));
         let example =

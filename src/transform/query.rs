@@ -10,7 +10,7 @@ use super::SqlProblem;
 use super::chain::{Chain, Param, UNSENT};
 use super::render::RenderedFile;
 use crate::codes::Code;
-use crate::postgres::catalog::Table;
+use crate::postgres::catalog::{Table, TableColumn, TypeName};
 use crate::postgres::ident::quote_ident;
 use crate::postgres::{error, sqlstate};
 
@@ -37,7 +37,45 @@ pub struct Types {
     /// Types of the source whose cast to text isn't their output function (`fetch_types_with_text_cast`).
     pub with_text_cast: Arc<[u32]>,
     /// The output table; None where result columns are free (load.sql).
-    pub target: Option<Arc<Table>>,
+    pub target: Option<Arc<OutputTable>>,
+}
+
+/// An output table, as far as rows for it go.
+#[derive(Debug, Clone)]
+pub struct OutputTable {
+    /// As statements name it.
+    pub sql: String,
+    /// Its columns.
+    pub columns: Vec<OutputColumn>,
+}
+
+impl From<&Table> for OutputTable {
+    fn from(table: &Table) -> Self {
+        let column = |column: &TableColumn| OutputColumn {
+            name: column.name.clone(),
+            refusal: column.is_generated().then_some("is generated"),
+            type_name: Some(column.type_name.clone()),
+        };
+        OutputTable { sql: table.sql(), columns: table.columns.iter().map(column).collect() }
+    }
+}
+
+impl OutputTable {
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&OutputColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+/// One of its columns.
+#[derive(Debug, Clone)]
+pub struct OutputColumn {
+    /// Name.
+    pub name: String,
+    /// Why rows may not be given a value for it, if so.
+    pub refusal: Option<&'static str>,
+    /// The type that values are cast to on their way; None where they go as they are.
+    pub type_name: Option<TypeName>,
 }
 
 /// A statement over a batch of changes. Its rows are `(n, values…)`: n counts the batch's changes from 1, and rows
@@ -69,6 +107,8 @@ pub struct ResultColumn {
     pub type_sql: String,
     /// Whether its binary form means the same to every server.
     pub is_portable: bool,
+    /// The source's type of the value as it is sent, and the modifier.
+    pub pg_type: (tokio_postgres::types::Type, i32),
 }
 
 /// The statement that a backfill copies from.
@@ -287,7 +327,8 @@ async fn result_columns(
             problems.push(file.problem(code, None, message, help));
             continue;
         }
-        columns.push(select_column(name, column.type_(), types));
+        let pg_type = (column.type_().clone(), column.type_modifier());
+        columns.push(select_column(name, pg_type, types));
     }
     if columns.is_empty() && problems.is_empty() {
         problems.extend(
@@ -298,15 +339,15 @@ async fn result_columns(
 }
 
 /// Why the output has no place for a column of that name.
-fn refused_by(target: &Table, name: &str) -> Option<(Code, String, Option<String>)> {
-    let output = format!("{}.{}", target.schema, target.table);
+fn refused_by(target: &OutputTable, name: &str) -> Option<(Code, String, Option<String>)> {
+    let output = &target.sql;
     match target.column(name) {
         None => {
             let near = nearest(name, target.columns.iter().map(|c| c.name.as_str()));
             let help = near.map(|near| format!("did you mean {}?", quote_ident(near)));
             let add = format!(
                 "name one of its columns, or ALTER TABLE {} ADD COLUMN {} …",
-                target.sql(),
+                target.sql,
                 quote_ident(name)
             );
             Some((
@@ -315,22 +356,25 @@ fn refused_by(target: &Table, name: &str) -> Option<(Code, String, Option<String
                 help.or(Some(add)),
             ))
         }
-        Some(column) if column.is_generated() => Some((
-            Code::SqlResultGenerated,
-            format!(
-                "column {} of the output table {output} is generated: it can't be written",
-                quote_ident(name)
-            ),
-            Some("leave it out of the SELECT".to_owned()),
-        )),
-        Some(_) => None,
+        Some(column) => {
+            let refusal = column.refusal?;
+            Some((
+                Code::SqlResultGenerated,
+                format!(
+                    "column {} of the output table {output} {refusal}: it can't be written",
+                    quote_ident(name)
+                ),
+                Some("leave it out of the SELECT".to_owned()),
+            ))
+        }
     }
 }
 
-fn select_column(name: &str, source_type: &tokio_postgres::types::Type, types: &Types) -> Selected {
+fn select_column(name: &str, pg_type: (tokio_postgres::types::Type, i32), types: &Types) -> Selected {
+    let source_type = &pg_type.0;
     let value = format!("trucker_result.{}", quote_ident(name));
     let source_sql = format!("{}.{}", quote_ident(source_type.schema()), quote_ident(source_type.name()));
-    let target = types.target.as_deref().and_then(|t| t.column(name)).map(|c| &c.type_name);
+    let target = types.target.as_deref().and_then(|t| t.column(name)).and_then(|c| c.type_name.as_ref());
     let (oid, type_sql, cast_sql) = match target {
         Some(t) if t.is_builtin() && t.base_oid != source_type.oid() => {
             (t.base_oid, t.sql.clone(), format!("{value}::{}", t.sql))
@@ -344,7 +388,8 @@ fn select_column(name: &str, source_type: &tokio_postgres::types::Type, types: &
         format!("({cast_sql})::pg_catalog.text")
     };
     let is_portable = PORTABLE.contains(&oid) && target.is_none_or(|t| t.base_oid == oid);
-    Selected { column: ResultColumn { name: name.to_owned(), type_sql, is_portable }, cast_sql, text_sql }
+    let column = ResultColumn { name: name.to_owned(), type_sql, is_portable, pg_type };
+    Selected { column, cast_sql, text_sql }
 }
 
 /// Types whose binary form holds no OIDs and reads the same in every major version: booleans, numbers, text,

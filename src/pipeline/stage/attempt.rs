@@ -5,9 +5,9 @@ use tokio::sync::oneshot;
 
 use crate::pipeline::definition::Checked;
 use crate::pipeline::error::PipelineError;
-use crate::sink::fold::Fold;
-use crate::sink::postgres::dead_letter::DeadLetter;
+use crate::sink::DeadLetter;
 
+use super::gather::Gather;
 use super::{Part, Stage, Work};
 
 impl Stage {
@@ -30,7 +30,7 @@ impl Stage {
         }
         // As if they had never been seen.
         (self.lineage, self.tally) = (lineage, tally);
-        self.fold = Fold::new(self.definition.rules);
+        self.gather = Gather::new(&self.definition);
         self.has_load_rows = false;
         let ended = self.session.client.batch_execute("ROLLBACK").await;
         ended.map_err(PipelineError::source("ending a snapshot"))?;

@@ -12,13 +12,14 @@ use crate::sink::{Key, Row};
 use crate::transform::compile::Rows;
 use crate::transform::run;
 
+use super::gather::{Gather, Stamp};
 use super::group::Group;
 use super::{Stage, WRITE_BYTES_MAX, Work};
 
 impl Stage {
     pub(super) async fn emit(
         &mut self,
-        changes: &[(u32, Arc<Change>)],
+        changes: &[(Stamp, Arc<Change>)],
         outcomes: Vec<Outcome>,
     ) -> Checked<()> {
         if self.definition.pipeline.sql.load.is_some() {
@@ -27,16 +28,19 @@ impl Stage {
             self.emit_load(group, outcomes).await?;
             return self.end_load(group).await;
         }
-        for ((xid, change), mut outcome) in changes.iter().zip(outcomes) {
+        for ((stamp, change), mut outcome) in changes.iter().zip(outcomes) {
             if self.rows_may_pass_each_other(change) {
                 let put: Vec<Key> = outcome.rows.iter().filter_map(Row::replace).collect();
-                self.lineage.follow(*xid, change, &mut outcome.left_behind, &put);
+                self.lineage.follow(stamp.xid, change, &mut outcome.left_behind, &put);
             }
-            match self.effects.of(change.operation, outcome) {
-                Outgoing::Rekey(old, row) => self.fold.rekey(old, row),
-                Outgoing::Effect(effect) => self.fold.apply(effect).map_err(|null| self.null_key(null))?,
-            }
-            if self.fold.size() > WRITE_BYTES_MAX {
+            let outgoing = self.effects.of(change.operation, outcome);
+            let wording = match self.gather {
+                Gather::Versions(..) => self.compiled(&change.relation).await?.wording.clone(),
+                Gather::Fold(_) => None,
+            };
+            let gathered = self.gather.apply(*stamp, outgoing, wording.as_ref());
+            gathered.map_err(|null| self.null_key(null))?;
+            if self.gather.size() > WRITE_BYTES_MAX {
                 self.flush().await?;
             }
         }
@@ -53,13 +57,13 @@ impl Stage {
                     let is_sent = |name: &String| {
                         relation.column_index(name).is_some_and(|column| relation.is_sent_in_old(column))
                     };
-                    !target.key.iter().all(is_sent)
+                    !target.key().iter().all(is_sent)
                 }))
     }
 
     fn null_key(&self, null: crate::sink::fold::NullKey) -> PipelineError {
-        let key = self.definition.target.as_ref().map(|target| target.key.join(", "));
-        crate::sink::postgres::SinkError::NullKey(null, key.unwrap_or_default()).into()
+        let key = self.definition.target.as_ref().map(|target| target.key().join(", "));
+        crate::sink::SinkError::NullKey(null, key.unwrap_or_default()).into()
     }
 
     /// Rows of a run of changes with the same operation, to load.sql.
@@ -93,7 +97,7 @@ impl Stage {
 
     /// One change that becomes more rows than memory should hold: what was there goes, then the rows come as they are
     /// read. (Columns that the SQL doesn't return can't keep their values here.)
-    pub(super) async fn large_change(&mut self, changes: &mut [(u32, Arc<Change>)]) -> Checked<()> {
+    pub(super) async fn large_change(&mut self, changes: &mut [(Stamp, Arc<Change>)]) -> Checked<()> {
         let groups = self.groups(changes).await?;
         let Some(group) = groups.first() else { return Ok(()) };
         self.begin_snapshot(changes).await?;
@@ -110,7 +114,7 @@ impl Stage {
     }
 
     /// Runs the SQL of one change, and hands its rows on as they come.
-    async fn stream_rows(&mut self, group: &Group, changes: &[(u32, Arc<Change>)]) -> Checked<()> {
+    async fn stream_rows(&mut self, group: &Group, changes: &[(Stamp, Arc<Change>)]) -> Checked<()> {
         let layout = &group.compiled.layouts[group.operation as usize];
         let (Rows::Query(query), Some(layout)) = (group.compiled.transform.rows(group.operation), layout)
         else {
@@ -127,22 +131,29 @@ impl Stage {
                 part.rows.push(Row { layout: layout.clone(), tuple });
                 if bytes > WRITE_BYTES_MAX {
                     bytes = 0;
-                    self.emit_part(group, std::mem::take(&mut part)).await?;
+                    self.emit_part(group, changes, std::mem::take(&mut part)).await?;
                 }
             }
-            self.emit_part(group, part).await?;
+            self.emit_part(group, changes, part).await?;
             self.end_load(group).await
         })
         .await
     }
 
-    async fn emit_part(&mut self, group: &Group, part: Outcome) -> Checked<()> {
+    async fn emit_part(
+        &mut self,
+        group: &Group,
+        changes: &[(Stamp, Arc<Change>)],
+        part: Outcome,
+    ) -> Checked<()> {
         self.tally.rows += part.rows.len() as u64;
         if self.definition.pipeline.sql.load.is_some() {
             return self.emit_load(group, vec![part]).await;
         }
-        let effect = self.effects.of_rows(group.operation, part.rows);
-        self.fold.apply(effect).map_err(|null| self.null_key(null))?;
+        let Some((stamp, _)) = changes.first() else { return Ok(()) };
+        let outgoing = Outgoing::Effect(self.effects.of_rows(group.operation, part.rows));
+        let gathered = self.gather.apply(*stamp, outgoing, group.compiled.wording.as_ref());
+        gathered.map_err(|null| self.null_key(null))?;
         self.flush().await
     }
 }

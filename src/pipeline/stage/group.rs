@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::gather::Stamp;
 use crate::change::{Cell, Change, Operation, Tuple};
 use crate::config::Action;
 use crate::pipeline::compiled::Compiled;
@@ -10,10 +11,11 @@ use crate::transform::compile::{Removal, Rows};
 use crate::transform::resolve;
 
 /// How many changes from the first on have the same table and operation.
-pub(super) fn run_length(changes: &[(u32, Arc<Change>)]) -> usize {
+pub(super) fn run_length(changes: &[(Stamp, Arc<Change>)]) -> usize {
     let Some((_, first)) = changes.first() else { return 0 };
-    let same =
-        |(_, c): &&(u32, Arc<Change>)| c.operation == first.operation && c.relation.oid == first.relation.oid;
+    let same = |(_, c): &&(Stamp, Arc<Change>)| {
+        c.operation == first.operation && c.relation.oid == first.relation.oid
+    };
     changes.iter().take_while(same).count()
 }
 
@@ -24,7 +26,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn needs_source(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> bool {
+    pub(super) fn needs_source(&self, effects: Effects, changes: &[(Stamp, Arc<Change>)]) -> bool {
         let is_query = matches!(self.compiled.transform.rows(self.operation), Rows::Query(_));
         let removes = self.operation != Operation::Insert
             && match self.compiled.transform.removal {
@@ -36,7 +38,7 @@ impl Group {
     }
 
     /// Places of changes that left out a value which is needed.
-    pub(super) fn unresolved(&self, effects: Effects, changes: &[(u32, Arc<Change>)]) -> Vec<usize> {
+    pub(super) fn unresolved(&self, effects: Effects, changes: &[(Stamp, Arc<Change>)]) -> Vec<usize> {
         if self.operation == Operation::Delete {
             return Vec::new();
         }
@@ -53,6 +55,7 @@ impl Group {
                 let is_lost_sight_of =
                     change.old.is_some() && !matches!(self.compiled.transform.removal, Removal::ByName(_));
                 let is_new = !leaves_alone
+                    || effects.takes_whole_rows
                     || self.operation == Operation::Insert
                     || is_lost_sight_of
                     || self.compiled.loads[Operation::Update as usize].is_some()

@@ -79,7 +79,7 @@ pub(super) fn compare(definition: &Definition, relation: &Relation) -> Checked<(
     let sql = &definition.pipeline.sql;
     let is_copy = sql.transform.is_none() && sql.insert.is_none() && sql.update.is_none();
     let Some(target) = definition.target.as_ref().filter(|_| is_copy) else { return Ok(()) };
-    let has = |column: &str| target.table.column(column).is_some_and(|c| !c.is_generated());
+    let has = |column: &str| target.takes(column);
     let lost = before.columns.iter().map(|c| c.name.as_str());
     let lost: Vec<&str> = lost.filter(|c| relation.column_index(c).is_none() && has(c)).collect();
     let known = |column: &str| before.column_index(column).is_some() || has(column);
@@ -92,13 +92,13 @@ pub(super) fn compare(definition: &Definition, relation: &Relation) -> Checked<(
                 pipeline,
                 "{name} has no column {} any more: {} keeps what it has there, and new rows get its default",
                 quote_idents(lost.iter().copied()),
-                target.table.sql()
+                target.sql()
             );
             Ok(())
         }
         (Some(column), Some(come)) => {
             let (column, come) = (quote_ident(column), quote_ident(come));
-            let output = target.table.sql();
+            let output = target.sql();
             Err(PipelineError::Input(format!(
                 "{name} has no column {column} any more, and a column {come} that {output} lacks. If it was renamed, rename it \
                  in the output too: ALTER TABLE {output} RENAME COLUMN {column} TO {come}. If it was dropped, nothing is to \

@@ -3,18 +3,15 @@
 use tokio::sync::oneshot;
 
 use crate::change::Tuple;
-use crate::pipeline::compiled::Load;
 use crate::pipeline::counts::Tally;
 use crate::pipeline::queue::End;
-use crate::sink::Write;
-use crate::sink::postgres::SinkError;
-use crate::sink::postgres::dead_letter::DeadLetter;
+use crate::sink::{DeadLetter, Load, SinkError, Writes};
 
 /// For the second half.
 #[derive(Debug)]
 pub enum Work {
     /// Default writes.
-    Writes(Vec<Write>),
+    Writes(Writes),
     /// Rows for load.sql.
     LoadRows(Load, Vec<Tuple>),
     /// load.sql over the rows since the last run.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::Client;
 
-use super::error::SinkError;
 use super::statement::Target;
 use crate::postgres::ident::quote_ident;
+use crate::sink::SinkError;
 
 /// What a statement over these rows is made of.
 #[derive(Debug, Clone)]

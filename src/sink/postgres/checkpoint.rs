@@ -8,11 +8,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
 use super::dead_letter;
-use super::error::SinkError;
-use super::failure::Failure;
-use super::request::Request;
 use crate::change::Lsn;
 use crate::checkpoint::Seam;
+use crate::sink::{Checkpoint, CheckpointKey, Claim, Failure, Origin, Request, SinkError};
 
 const TABLE: &str = "\
 DO $$ BEGIN IF pg_catalog.to_regnamespace('trucker') IS NULL THEN CREATE SCHEMA trucker; END IF; END $$;
@@ -53,69 +51,6 @@ const COLUMNS: &str = "pipeline, epoch, phase, loaded_lsn::text, system_identifi
                        pg_catalog.to_jsonb(c) ->> 'published', pg_catalog.to_jsonb(c) ->> 'sql_hash', \
                        pg_catalog.to_jsonb(c) ->> 'backfilled_sql_hash', \
                        extract(epoch FROM updated_at - (pg_catalog.to_jsonb(c) ->> 'committed_at')::timestamptz)::float8";
-
-/// Where a pipeline's changes come from; a checkpoint means nothing to any other source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// The cluster.
-    pub system_identifier: String,
-    /// Its timeline.
-    pub timeline: u32,
-    /// The slot.
-    pub slot: String,
-    /// The database.
-    pub database: String,
-}
-
-/// A checkpoint row.
-#[derive(Debug, Clone)]
-pub struct Checkpoint {
-    /// Which pipeline.
-    pub pipeline: String,
-    /// Raised whenever a process takes the pipeline.
-    pub epoch: i64,
-    /// Up to where rows are loaded; None while the first backfill isn't done.
-    pub loaded_lsn: Option<Lsn>,
-    /// Where from.
-    pub origin: Origin,
-    /// The output table as the pipeline had it.
-    pub output_table: Option<String>,
-    /// Its input tables, likewise.
-    pub input_tables: Option<String>,
-    /// What the publication's entries of these were known by, if that was known.
-    pub published: Option<String>,
-    /// How far it was behind the source when it was written last, if a transaction was loaded then.
-    pub delay: Option<Duration>,
-    /// What its SQL was known by when a process took it last; None from an earlier version.
-    pub sql_hash: Option<String>,
-    /// The same when it was backfilled.
-    pub backfilled_sql_hash: Option<String>,
-    /// What the backfill has read, until the stream has passed its bound.
-    pub seam: Option<Seam>,
-    /// Time since it was written last, by the output's clock.
-    pub age: Duration,
-    /// Why it stands still.
-    pub failure: Option<Failure>,
-    /// What somebody asks of it.
-    pub request: Option<Request>,
-}
-
-impl Checkpoint {
-    /// Whether rows that the backfill made are from other SQL than that of this hash.
-    pub fn was_backfilled_by_other_sql(&self, sql_hash: &str) -> bool {
-        self.loaded_lsn.is_some()
-            && self.backfilled_sql_hash.as_deref().is_some_and(|filled| filled != sql_hash)
-    }
-}
-
-/// Names the row of one pipeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckpointKey {
-    /// The project's name; `trucker` where it has none.
-    pub project: String,
-    /// The pipeline's.
-    pub pipeline: String,
-}
 
 /// Creates schema and tables where they are missing, and brings those of an earlier version up to date. Asks first,
 /// since a role may use what it may not create or alter.
@@ -233,15 +168,7 @@ fn checkpoint(row: &Row) -> Result<Checkpoint, tokio_postgres::Error> {
 }
 
 /// Takes the pipeline: from here on, no other process can move its checkpoint. Creates the row where there is none.
-pub async fn claim(
-    client: &Client,
-    key: &CheckpointKey,
-    origin: &Origin,
-    output_table: Option<&str>,
-    input_tables: &str,
-    published: Option<&str>,
-    sql_hash: &str,
-) -> Result<Checkpoint, SinkError> {
+pub async fn claim(client: &Client, key: &CheckpointKey, claim: Claim<'_>) -> Result<Checkpoint, SinkError> {
     let sql = format!(
         "INSERT INTO trucker.checkpoint AS c
            (project, pipeline, epoch, phase, system_identifier, timeline, slot, source_database, output_table,
@@ -255,6 +182,7 @@ pub async fn claim(
              updated_at = pg_catalog.now()
          RETURNING {COLUMNS}"
     );
+    let Claim { origin, output_table, input_tables, published, sql_hash } = claim;
     let timeline = i64::from(origin.timeline);
     let row = client
         .query_one(
@@ -359,14 +287,14 @@ pub async fn has_other_writers(
     row.and_then(|row| row.try_get(0)).map_err(SinkError::at("reading trucker.checkpoint"))
 }
 
-/// Forgets all pipelines of a project; how many there were.
-pub async fn delete_all(client: &Client, project: &str) -> Result<u64, SinkError> {
+/// Forgets all pipelines of a project.
+pub async fn delete_all(client: &Client, project: &str) -> Result<(), SinkError> {
     if !exists(client).await? {
-        return Ok(0);
+        return Ok(());
     }
     dead_letter::delete_all(client, project).await?;
     let done = client.execute("DELETE FROM trucker.checkpoint WHERE project = $1", &[&project]).await;
-    done.map_err(SinkError::at("deleting the project's checkpoints"))
+    done.map(drop).map_err(SinkError::at("deleting the project's checkpoints"))
 }
 
 /// Forgets one pipeline, with its dead letters.
@@ -416,4 +344,19 @@ pub async fn drop_schema(client: &Client) -> Result<bool, SinkError> {
         return Ok(false);
     }
     Err(SinkError::at("dropping schema trucker")(error))
+}
+
+/// Other projects that have checkpoints there, as far as this role may look.
+pub async fn other_projects(client: &Client, project: &str) -> Result<Vec<String>, SinkError> {
+    let exists = "SELECT pg_catalog.to_regclass('trucker.checkpoint') IS NOT NULL \
+                  AND pg_catalog.has_table_privilege(pg_catalog.to_regclass('trucker.checkpoint'), 'SELECT')";
+    let failed = || SinkError::at("looking for other projects");
+    let exists: Option<bool> =
+        client.query_one(exists, &[]).await.and_then(|row| row.try_get(0)).map_err(failed())?;
+    if exists != Some(true) {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT DISTINCT project FROM trucker.checkpoint WHERE project <> $1 ORDER BY 1";
+    let rows = client.query(sql, &[&project]).await;
+    rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed())
 }

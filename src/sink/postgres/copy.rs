@@ -9,11 +9,11 @@ use std::pin::Pin;
 use bytes::Bytes;
 use tokio_postgres::CopyInSink;
 
-use super::error::SinkError;
 use super::statement::Target;
 use super::writer::Writer;
 use crate::config::Action;
 use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::sink::SinkError;
 
 /// A backfill under way.
 #[derive(Debug, Clone)]

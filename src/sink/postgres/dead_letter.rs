@@ -4,9 +4,7 @@
 
 use tokio_postgres::Client;
 
-use super::checkpoint::CheckpointKey;
-use super::error::SinkError;
-use crate::change::{Cell, Lsn, Relation, Tuple};
+use crate::sink::{CheckpointKey, DeadLetter, SinkError};
 
 /// The table, and what finds a pipeline's rows in it.
 pub const TABLE: &str = "\
@@ -30,48 +28,6 @@ CREATE TABLE IF NOT EXISTS trucker.dead_letters (
 CREATE INDEX IF NOT EXISTS dead_letters_pipeline ON trucker.dead_letters (project, pipeline);
 COMMENT ON TABLE trucker.dead_letters IS
   'Changes that pipelines of trucker could not load, or were told to skip. Rows may be deleted'";
-
-/// A change that isn't loaded.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// Start of its transaction's commit record.
-    pub commit_lsn: Lsn,
-    /// Which of the pipeline's changes in the transaction, from 1.
-    pub ordinal: u64,
-    /// Its transaction.
-    pub xid: u32,
-    /// The input table.
-    pub table: String,
-    /// `insert`, `update`, `delete` or `truncate`.
-    pub operation: &'static str,
-    /// The row before, as JSON.
-    pub old: Option<String>,
-    /// The row after, as JSON.
-    pub new: Option<String>,
-    /// Why.
-    pub error: String,
-    /// The server's code.
-    pub sqlstate: Option<String>,
-    /// The SQL file.
-    pub file: Option<String>,
-    /// Somebody said so, by `trucker skip`.
-    pub is_skipped: bool,
-}
-
-/// A row as a JSON object of texts; a value that wasn't sent, since it hadn't changed, is `{"unchanged": true}`, which no
-/// value can be. Of an old row, only the columns that are sent.
-pub fn row_json(relation: &Relation, tuple: &Tuple, is_old: bool) -> String {
-    let columns = relation.columns.iter().enumerate().take(tuple.len());
-    let columns = columns.filter(|(at, _)| !is_old || relation.is_sent_in_old(*at));
-    let value = |cell: Cell<'_>| match cell {
-        Cell::Null => serde_json::Value::Null,
-        Cell::Unchanged => serde_json::json!({"unchanged": true}),
-        Cell::Text(text) => String::from_utf8_lossy(text).into_owned().into(),
-    };
-    let object: serde_json::Map<_, _> =
-        columns.map(|(at, column)| (column.name.clone(), value(tuple.cell(at)))).collect();
-    serde_json::Value::Object(object).to_string()
-}
 
 /// Text that any encoding can hold: characters beyond ASCII as `\u{…}`.
 fn in_ascii(text: &str) -> String {
@@ -184,27 +140,9 @@ pub async fn delete_all(client: &Client, project: &str) -> Result<(), SinkError>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{Column, ReplicaIdentity};
 
     #[test]
-    fn a_value_that_was_not_sent_is_neither_null_nor_a_text() {
-        let column = |name: &str, is_identity| Column {
-            is_later: false,
-            name: name.into(),
-            type_oid: 25,
-            type_modifier: -1,
-            is_identity,
-        };
-        let relation = Relation {
-            oid: 1,
-            schema: "s".into(),
-            table: "t".into(),
-            identity: ReplicaIdentity::Default,
-            columns: vec![column("id", true), column("a", false), column("b", false)],
-        };
-        let tuple: Tuple = [Cell::Text(b"1"), Cell::Null, Cell::Unchanged].into_iter().collect();
-        assert_eq!(row_json(&relation, &tuple, false), r#"{"a":null,"b":{"unchanged":true},"id":"1"}"#);
-        assert_eq!(row_json(&relation, &tuple, true), r#"{"id":"1"}"#);
+    fn ascii_says_any_text() {
         assert_eq!(json_in_ascii(r#"{"a":"é\n"}"#), r#"{"a":"\\u{e9}\n"}"#);
         assert_eq!(in_ascii("é\n"), "\\u{e9}\n");
     }

@@ -4,12 +4,10 @@ pub mod actual;
 pub mod checkpoint;
 pub mod copy;
 pub mod dead_letter;
-mod error;
 pub mod failure;
 pub mod request;
 mod statement;
 mod writer;
 
-pub use error::SinkError;
 pub use statement::Target;
-pub use writer::{LoadColumn, Writer, load_columns};
+pub use writer::{Writer, load_columns};

@@ -8,18 +8,18 @@ use futures_util::SinkExt;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
-use super::checkpoint::{self, CheckpointKey, Step};
-use super::dead_letter::{self, DeadLetter};
-use super::error::SinkError;
-use super::request::Request;
+use super::checkpoint::Step;
 use super::statement::{Shape, Target};
+use super::{checkpoint, dead_letter};
 use crate::change::{Cell, Lsn, Tuple};
 use crate::checkpoint::Seam;
 use crate::failpoint;
 use crate::postgres::Session;
 use crate::postgres::array::ArrayText;
 use crate::postgres::ident::{quote_ident, quote_idents};
-use crate::sink::{By, Key, Layout, Put, Row, Write};
+use crate::sink::{
+    By, Checkpoint, CheckpointKey, DeadLetter, Key, Layout, LoadColumn, Put, Request, Row, SinkError, Write,
+};
 
 /// Writes rows and moves the checkpoint.
 pub struct Writer {
@@ -35,23 +35,9 @@ pub struct Writer {
     statements: HashMap<Shape, Option<Statement>>,
 }
 
-/// A column of the relation that load.sql reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadColumn {
-    /// Its name.
-    pub name: String,
-    /// Its type, as the output's SQL names it.
-    pub type_sql: String,
-}
-
 impl Writer {
     /// A writer for a pipeline whose checkpoint was claimed with that epoch. `target` is None with load.sql.
-    pub fn new(
-        session: Session,
-        target: Option<Target>,
-        key: CheckpointKey,
-        claimed: checkpoint::Checkpoint,
-    ) -> Self {
+    pub fn new(session: Session, target: Option<Target>, key: CheckpointKey, claimed: Checkpoint) -> Self {
         Writer {
             session,
             target,
@@ -364,7 +350,7 @@ pub fn load_columns(columns: impl Iterator<Item = (String, String)>) -> Arc<[Loa
     let known = |type_sql: String| {
         if type_sql.starts_with("pg_catalog.") { type_sql } else { "pg_catalog.text".to_owned() }
     };
-    columns.map(|(name, type_sql)| LoadColumn { name, type_sql: known(type_sql) }).collect()
+    columns.map(|(name, type_sql)| LoadColumn { name, type_sql: known(type_sql), words: None }).collect()
 }
 
 #[cfg(test)]

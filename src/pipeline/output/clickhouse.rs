@@ -1,0 +1,234 @@
+//! What a ClickHouse table has to be like so that rows can be found, replaced and removed there. Reads it, and creates
+//! nothing.
+
+use std::sync::Arc;
+
+use tokio_postgres::Client as Source;
+
+use crate::clickhouse::catalog::{self, Column, Server, Table};
+use crate::clickhouse::mapping::propose;
+use crate::clickhouse::{Client, PostgresType, Type, quote_ident, quote_table};
+use crate::codes::Code;
+use crate::config::{Action, Pipeline, TableName, TruncateAction};
+use crate::pipeline::definition::{Checked, config_problem};
+use crate::postgres::catalog::Table as InputTable;
+use crate::sink::SinkError;
+use crate::sink::clickhouse::{Keeping, Target};
+use crate::transform::SqlProblem;
+use crate::transform::compile::Compiler;
+use crate::transform::query::{Types, nearest};
+
+/// Reads and checks the table; `inputs` are for the proposal of one that is missing.
+pub async fn fetch_target(
+    pipeline: &Pipeline,
+    name: &TableName,
+    client: &Client,
+    inputs: Option<(&Source, &[Arc<InputTable>])>,
+    problems: &mut Vec<SqlProblem>,
+) -> Checked<Option<Target>> {
+    let reading = || SinkError::clickhouse("reading the output's catalog");
+    let table = catalog::fetch_table(client, &name.schema, &name.table).await.map_err(reading())?;
+    let Some(table) = table else {
+        let server = catalog::fetch_server(client).await.map_err(reading())?;
+        let proposal = proposal(pipeline, name, inputs, &server).await;
+        let message =
+            format!("output table {name} doesn't exist on connection {}", pipeline.output.connection);
+        problems.push(config_problem(Code::TableMissing, pipeline, &name.table, message, proposal));
+        return Ok(None);
+    };
+    let mut judge = Judge { pipeline, table: &table, found: Vec::new() };
+    let keeping = judge.keeping();
+    let target = keeping.map(|keeping| {
+        let (key, replace) = judge.keys(&keeping);
+        (keeping, key, replace)
+    });
+    problems.append(&mut judge.found);
+    let target =
+        target.map(|(keeping, key, replace)| Target { table: Arc::new(table), key, replace, keeping });
+    Ok(target)
+}
+
+struct Judge<'a> {
+    pipeline: &'a Pipeline,
+    table: &'a Table,
+    found: Vec<SqlProblem>,
+}
+
+impl Judge<'_> {
+    fn problem(&mut self, code: Code, word: &str, message: String, help: impl Into<Option<String>>) {
+        self.found.push(config_problem(code, self.pipeline, word, message, help));
+    }
+
+    fn sql(&self) -> String {
+        quote_table(&self.table.database, &self.table.name)
+    }
+
+    fn actions(&self) -> [(&'static str, Action); 3] {
+        let on = self.pipeline.output.on;
+        [("insert", on.insert), ("update", on.update), ("delete", on.delete)]
+    }
+
+    /// How the table keeps rows, if that goes with what the pipeline does.
+    fn keeping(&mut self) -> Option<Keeping> {
+        let (sql, engine) = (self.sql(), self.table.engine.clone());
+        let appends = self.actions().iter().all(|(_, a)| matches!(a, Action::Insert | Action::Ignore));
+        match self.table.engine_family() {
+            "ReplacingMergeTree" => self.versioned(),
+            family if family.ends_with("MergeTree") || family == "Null" => {
+                if !appends {
+                    let message = format!("rows of {sql} are never replaced or removed: it is a {engine}");
+                    let help = "make it a ReplacingMergeTree(_version, _is_deleted) ORDER BY the key, with columns \
+                                `_version UInt128, _is_deleted UInt8`; or only append to it: on: {insert: insert, update: ignore, \
+                                delete: ignore}";
+                    self.problem(Code::TableEngine, "output", message, help.to_owned());
+                }
+                Some(Keeping::Appended)
+            }
+            _ => {
+                let message = format!("{sql} is a {engine}, which isn't known to keep what is written to it");
+                self.problem(
+                    Code::TableEngine,
+                    "table",
+                    message,
+                    "name a table of the MergeTree family".to_owned(),
+                );
+                None
+            }
+        }
+    }
+
+    fn versioned(&mut self) -> Option<Keeping> {
+        let sql = self.sql();
+        let cure = "recreate it as ENGINE = ReplacingMergeTree(_version, _is_deleted), with columns `_version UInt128, \
+                    _is_deleted UInt8`";
+        let Some(version) = self.table.version_column.clone() else {
+            let message =
+                format!("{sql} has no version column, so which row of a key counts would be up to chance");
+            self.problem(Code::TableEngine, "table", message, cure.to_owned());
+            return None;
+        };
+        let type_of = |name: &str| self.table.column(name).map(|column| column.data_type.clone());
+        if type_of(&version) != Some(Type::UInt { bits: 128 }) {
+            let message = format!(
+                "version column {} of {sql} can't hold a change's place in the stream, which takes a commit's LSN and a number \
+                 within",
+                quote_ident(&version)
+            );
+            self.problem(
+                Code::TableEngine,
+                "table",
+                message,
+                "recreate the table with it as UInt128".to_owned(),
+            );
+        }
+        for (operation, action) in self.actions() {
+            if matches!(action, Action::Insert | Action::Update) {
+                let message = format!(
+                    "`{operation}: {}` can't be done in {sql}: a row there replaces the one of its key, whether there is one or not",
+                    if action == Action::Insert { "insert" } else { "update" }
+                );
+                self.problem(Code::TableEngine, operation, message, format!("say `{operation}: upsert`"));
+            }
+        }
+        if self.actions()[0].1 == Action::Delete {
+            let message = format!("`insert: delete` can't be done in {sql}");
+            self.problem(
+                Code::TableEngine,
+                "insert",
+                message,
+                "say `insert: upsert` or `insert: ignore`".to_owned(),
+            );
+        }
+        let is_deleted = self.table.is_deleted_column.clone();
+        let truncates =
+            !matches!(self.pipeline.output.on.truncate, Some(TruncateAction::Ignore | TruncateAction::Error));
+        let removes = truncates || self.actions().iter().any(|(_, action)| *action == Action::Delete);
+        if is_deleted.is_none() && removes {
+            let message =
+                format!("{sql} has no column that says that a row is deleted, so none can be removed");
+            let help = format!("{cure}; or keep them: on: {{delete: ignore, truncate: ignore}}");
+            self.problem(Code::TableEngine, "table", message, help);
+        }
+        Some(Keeping::Versioned { version, is_deleted })
+    }
+
+    /// The key, which is what rows are replaced by, and the columns that identify an input row.
+    fn keys(&mut self, keeping: &Keeping) -> (Vec<String>, Vec<String>) {
+        let (sql, output) = (self.sql(), &self.pipeline.output);
+        if *keeping == Keeping::Appended {
+            return (Vec::new(), Vec::new());
+        }
+        let sorting = self.table.sorting_key.clone();
+        let key = output.key.clone().unwrap_or_else(|| sorting.clone());
+        let replace = output.replace.clone().unwrap_or_else(|| key.clone());
+        let is_same = key.len() == sorting.len() && key.iter().all(|column| sorting.contains(column));
+        for column in key.iter().chain(output.replace.iter().flatten()) {
+            if self.table.column(column).is_none() {
+                let near = nearest(column, self.table.columns.iter().map(|c| c.name.as_str()));
+                let help = near.map(|near| format!("did you mean {near}?"));
+                self.problem(
+                    Code::ColumnMissing,
+                    column,
+                    format!("the output table {sql} has no column {}", quote_ident(column)),
+                    help,
+                );
+            }
+        }
+        if !is_same || key.is_empty() {
+            let list = |names: &[String]| names.join(", ");
+            let message = format!(
+                "rows of {sql} are replaced by what they are sorted by ({}), and that isn't the key ({})",
+                list(&sorting),
+                list(&key)
+            );
+            let help = format!(
+                "recreate the table with ORDER BY ({0}), or say `key: [{1}]`",
+                list(&key),
+                list(&sorting)
+            );
+            self.problem(Code::SortingKey, "key", message, help);
+        }
+        // The same columns in another order are the same key.
+        let is_key = replace.len() == key.len() && replace.iter().all(|column| key.contains(column));
+        let replace = if is_key { key.clone() } else { replace };
+        (key, replace)
+    }
+}
+
+/// A table that would hold what the pipeline's SQL returns.
+async fn proposal(
+    pipeline: &Pipeline,
+    name: &TableName,
+    inputs: Option<(&Source, &[Arc<InputTable>])>,
+    server: &Server,
+) -> Option<String> {
+    let (client, tables) = inputs?;
+    let source = tables.first()?;
+    let relation = source.relation();
+    let types = Types { with_text_cast: Arc::new([]), target: None };
+    let compiler = Compiler { client, pipeline, source, relation: &relation, types, replace: Vec::new() };
+    let copy = compiler.compile_copy().await.ok()?;
+    let primary = || source.primary_key().map(<[String]>::to_vec).unwrap_or_default();
+    let key = pipeline.output.key.clone().unwrap_or_else(primary);
+    let is_copy = pipeline.sql.transform.is_none() && pipeline.sql.insert.is_none();
+    let columns = copy.columns.iter().map(|column| {
+        let pg = PostgresType::new(&column.pg_type.0, column.pg_type.1);
+        let is_not_null = is_copy && source.column(&column.name).is_some_and(|c| c.is_not_null);
+        let type_text = propose(&pg, is_not_null, key.contains(&column.name), server);
+        format!("{} {type_text}", quote_ident(&column.name))
+    });
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let key: Vec<String> = key.iter().map(|column| quote_ident(column)).collect();
+    let key = if key.is_empty() { "…".to_owned() } else { key.join(", ") };
+    Some(format!(
+        "CREATE TABLE {} ({columns}, _version UInt128, _is_deleted UInt8) ENGINE = ReplacingMergeTree(_version, _is_deleted) \
+         ORDER BY ({key})",
+        quote_table(&name.schema, &name.table)
+    ))
+}
+
+/// Why rows can't be written whole: an operation that returns fewer columns than another would take values away.
+pub fn partial(columns: &[String], others: &[String], target: &Target) -> Vec<String> {
+    let is_there = |name: &&String| target.table.column(name).is_some_and(|_: &Column| true);
+    others.iter().filter(|name| !columns.contains(name)).filter(is_there).cloned().collect()
+}
