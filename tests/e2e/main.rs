@@ -11,6 +11,7 @@ mod harness;
 mod alerts;
 mod backfill;
 mod big_transaction;
+mod clickhouse;
 mod clickhouse_driver;
 mod commands;
 mod commit;
