@@ -51,7 +51,7 @@ fn check_name(name: &str) {
 }
 
 fn file(text: &str) -> SqlFile {
-    SqlFile { path: "p/transform.sql".into(), text: text.into() }
+    SqlFile { path: "p/transform.sql".into(), text: text.into(), variables: Default::default() }
 }
 
 fn scene<'a>(pipeline: &'a str, column: &str) -> Scene<'a> {
