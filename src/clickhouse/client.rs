@@ -10,7 +10,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use futures_util::{Stream, stream};
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, Uri, body::Incoming};
@@ -36,14 +35,12 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Of an error, its words are enough.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
-type Source = stream::BoxStream<'static, io::Result<Bytes>>;
-
 /// Runs statements in one ClickHouse database. Clones share their connections.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
 struct Shared {
-    http: HttpClient<HttpsConnector<HttpConnector>, Compressed<Source>>,
+    http: HttpClient<HttpsConnector<HttpConnector>, Compressed>,
     /// The connection's name in trucker.yml.
     name: String,
     /// `http://host:port`.
@@ -56,7 +53,7 @@ struct Parts<'a> {
     /// Parameters of the URL, apart from settings.
     parameters: &'a [(&'a str, &'a str)],
     content_type: Option<String>,
-    body: Source,
+    body: Vec<Bytes>,
 }
 
 impl Client {
@@ -84,34 +81,22 @@ impl Client {
     /// Runs a query without a FORMAT clause and reads all rows of its answer, which has to be small.
     pub async fn select(&self, sql: &str, settings: &[(&str, &str)]) -> Result<Answer, Error> {
         let parameters = &[("default_format", "TabSeparated")];
-        let body = whole(Bytes::copy_from_slice(sql.as_bytes()));
+        let body = vec![Bytes::copy_from_slice(sql.as_bytes())];
         let answer = self.send(settings, Parts { parameters, content_type: None, body }).await?;
         Ok(Answer::decode(&answer))
     }
 
     /// Runs a statement that answers nothing.
     pub async fn execute(&self, sql: &str, settings: &[(&str, &str)]) -> Result<(), Error> {
-        let body = whole(Bytes::copy_from_slice(sql.as_bytes()));
+        let body = vec![Bytes::copy_from_slice(sql.as_bytes())];
         self.send(settings, Parts { parameters: &[], content_type: None, body }).await.map(drop)
     }
 
-    /// Runs `INSERT INTO … FORMAT …` with these bytes as its data.
+    /// Runs `INSERT INTO … FORMAT …` with these bytes as its data. Cut off on the way, it may leave some of its blocks (of a
+    /// million rows) behind: not one that was small, nor one that is sent again with its token.
     pub async fn insert(&self, sql: &str, settings: &[(&str, &str)], body: Bytes) -> Result<(), Error> {
         let parameters = &[("query", sql)];
-        self.send(settings, Parts { parameters, content_type: None, body: whole(body) }).await.map(drop)
-    }
-
-    /// Runs `INSERT INTO … FORMAT …` with data as it comes. Where the stream fails or the call is dropped, the request is
-    /// cut off. The server keeps what it has put into parts by then: nothing, as long as all fits in one block
-    /// (`max_insert_block_size`, and the bytes' counterpart).
-    pub async fn insert_streamed(
-        &self,
-        sql: &str,
-        settings: &[(&str, &str)],
-        body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-    ) -> Result<(), Error> {
-        let parameters = &[("query", sql)];
-        self.send(settings, Parts { parameters, content_type: None, body: Box::pin(body) }).await.map(drop)
+        self.send(settings, Parts { parameters, content_type: None, body: vec![body] }).await.map(drop)
     }
 
     /// Runs a statement that may read these rows as a table of the given name: `structure` as in `id UInt64, name String`,
@@ -129,15 +114,19 @@ impl Client {
         form.field(&format!("{relation}_format"), "RowBinary");
         form.field(&format!("{relation}_structure"), structure);
         let content_type = Some(form.content_type());
-        let body = Box::pin(stream::iter(form.with_file(relation, rows).map(Ok)));
+        let body = form.with_file(relation, rows);
         self.send(settings, Parts { parameters: &[], content_type, body }).await.map(drop)
     }
 
     async fn send(&self, settings: &[(&str, &str)], parts: Parts<'_>) -> Result<Bytes, Error> {
         let shared = &*self.0;
         let progress = Progress::new();
-        // The status is known only when all is done: an error can't come after a success.
-        let own = [("wait_end_of_query", "1")];
+        let own = [
+            // The status is known only when all is done: an error can't come after a success.
+            ("wait_end_of_query", "1"),
+            // As the encoder writes it.
+            ("input_format_binary_read_json_as_string", "1"),
+        ];
         let parameters = own.iter().chain(parts.parameters).chain(settings);
         let query: Vec<String> =
             parameters.map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
@@ -269,10 +258,6 @@ fn basic(to: &ClickHouseConnection) -> Result<HeaderValue, Error> {
         .map_err(|error| Error::setting(&to.name, error.to_string()))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-fn whole(body: Bytes) -> Source {
-    Box::pin(stream::iter([Ok(body)]))
 }
 
 fn encoded(text: &str) -> impl std::fmt::Display {

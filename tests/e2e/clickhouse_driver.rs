@@ -4,8 +4,6 @@
 use std::io;
 use std::net::TcpListener;
 
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
 use tokio::runtime::{Builder, Runtime};
 use trucker::clickhouse::catalog::{DefaultKind, fetch_server, fetch_table};
 use trucker::clickhouse::encode::put_text;
@@ -37,8 +35,7 @@ fn statements_carry_rows_both_ways() {
         let rows = |from: u8| (from..from + 3).flat_map(|id| [id, 0, 0, 0, 1, b'a' + id]).collect::<Vec<u8>>();
         let sql = "INSERT INTO t FORMAT RowBinary";
         client.insert(sql, &[("async_insert", "0")], rows(0).into()).await.unwrap();
-        let pieces = stream::iter(rows(3).into_iter().map(|byte| Ok(Bytes::from(vec![byte]))));
-        client.insert_streamed(sql, &[], pieces).await.unwrap();
+        client.insert(sql, &[], rows(3).into()).await.unwrap();
         let sql = "INSERT INTO t SELECT r.id + 10, concat(r.v, t.v) FROM r JOIN t USING (id) WHERE id IN (SELECT id FROM r)";
         client.execute_with_rows(sql, &[], "r", "id UInt32, v String", rows(4).into()).await.unwrap();
         let answer = client.select("SELECT id, nullIf(v, 'a') FROM t ORDER BY id", &[]).await.unwrap();
@@ -51,25 +48,6 @@ fn statements_carry_rows_both_ways() {
         let large = client.select("SELECT count(), max(number) FROM numbers(1000)", &[("max_threads", "1")]).await;
         assert_eq!(large.unwrap().first(), Some("1000"));
     });
-}
-
-#[test]
-fn a_stream_that_fails_or_is_dropped_leaves_nothing() {
-    let db = clickhouse_server().database();
-    db.execute("CREATE TABLE t (id UInt8) ENGINE = MergeTree ORDER BY id");
-    let client = client(&db);
-    runtime().block_on(async {
-        let sql = "INSERT INTO t FORMAT RowBinary";
-        let rows = || Ok(Bytes::from(vec![7; 100_000]));
-        let failing = stream::iter([rows(), Err(io::Error::other("the source is gone"))]);
-        let error = client.insert_streamed(sql, &[], failing).await.unwrap_err();
-        assert!(error.is_transient() && error.to_string().contains("the source is gone"), "{error}");
-        let endless = stream::iter([rows()]).chain(stream::pending());
-        let insert = client.insert_streamed(sql, &[], endless);
-        assert!(tokio::time::timeout(std::time::Duration::from_millis(300), insert).await.is_err());
-    });
-    db.until_value("SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO t FORMAT%'", "0");
-    assert_eq!(db.value("SELECT count() FROM t"), "0");
 }
 
 #[test]
@@ -289,8 +267,7 @@ fn the_server_reads_what_the_encoder_writes() {
             let encoding = accepts(from, &column.data_type, &column.type_text, &server).unwrap();
             encoding.encode(Some(value.as_bytes()), &mut body).unwrap();
         }
-        let settings =
-            [("input_format_binary_read_json_as_string", "1"), ("input_format_skip_unknown_fields", "0")];
+        let settings = [("input_format_skip_unknown_fields", "0")];
         client
             .insert("INSERT INTO t FORMAT RowBinaryWithNamesAndTypes", &settings, body.into())
             .await

@@ -147,7 +147,7 @@ fn python() -> PathBuf {
 fn spawn(folder: &Path, port: u16, users: &[String]) -> Child {
     let mut command = Command::new(python());
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/clickhouse-server"));
-    command.arg("--data").arg(folder).arg("--http-port").arg(port.to_string());
+    command.arg("--data").arg(folder).arg("--throwaway").arg("--http-port").arg(port.to_string());
     users.iter().for_each(|user| _ = command.args(["--user", user]));
     let log = folder.join("stderr.log");
     command.stderr(File::create(&log).unwrap());
