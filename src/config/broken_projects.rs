@@ -12,6 +12,9 @@ use super::{Variables, load_with};
 /// Stands for every secret in the cases. No message may hold it.
 const CANARY: &str = "hunter2";
 
+/// Names and texts.
+type Pairs = Vec<(String, String)>;
+
 struct Case {
     title: String,
     files: Vec<(String, String)>,
@@ -51,6 +54,21 @@ fn parse_cases(text: &str) -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Files and variables of all cases in these files of `testdata/`.
+pub(super) fn cases_of(paths: &[&str]) -> Vec<(Pairs, Pairs)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/testdata");
+    let text = |path: &&str| std::fs::read_to_string(folder.join(path)).unwrap();
+    let cases = paths.iter().flat_map(|path| parse_cases(&text(path)));
+    let split = |case: Case| {
+        let (env, files): (Vec<_>, Vec<_>) = case.files.into_iter().partition(|(path, _)| path == "env");
+        let lines = env.iter().flat_map(|(_, text)| text.lines());
+        let variables =
+            lines.filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
+        (files, variables.collect())
+    };
+    cases.map(split).collect()
 }
 
 fn outcome(case: &Case) -> String {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::broken_projects::write_files;
+use super::schema_tests::verdicts;
 use super::{
     Action, Connection, Loaded, OnError, OnWalBudget, PostgresConnection, RootCertificates, SslMode,
     TruncateAction, Variables, WalBudget, load_with,
@@ -13,8 +14,14 @@ const PIPELINE: &str = "input: {connection: db, table: Orders}\noutput: {connect
 fn load_files(files: &[(&str, &str)], env: &[(&str, &str)]) -> Loaded {
     let files: Vec<_> = files.iter().map(|&(path, text)| (path.to_owned(), text.to_owned())).collect();
     let dir = write_files(&files);
-    match load_with(dir.path(), &Variables::new(env.iter().copied())) {
-        Ok(loaded) => loaded,
+    let variables = Variables::new(env.iter().copied());
+    match load_with(dir.path(), &variables) {
+        Ok(loaded) => {
+            for (path, is_accepted) in verdicts(dir.path(), &variables) {
+                assert!(is_accepted, "the schema refuses {}", path.display());
+            }
+            loaded
+        }
         Err(diagnostics) => panic!("{diagnostics}"),
     }
 }

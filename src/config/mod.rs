@@ -35,6 +35,8 @@ mod yaml;
 mod broken_projects;
 #[cfg(test)]
 mod good_projects;
+#[cfg(test)]
+mod schema_tests;
 
 pub use connection::{
     ClickHouseConnection, Connection, OnWalBudget, PostgresConnection, RootCertificates, SslMode, WalBudget,

@@ -40,6 +40,33 @@ pub fn text_tuple(row: &Row, from: usize) -> Result<Tuple, tokio_postgres::Error
     Ok(tuple.build())
 }
 
+/// A value as its type's output function writes it.
+pub fn output_text(value: &str) -> String {
+    format!("CASE WHEN {value} IS NOT NULL THEN pg_catalog.concat({value}) END")
+}
+
+/// The rows of a query whose columns `c0`, `c1` … are a key, in an order that is the same on every server, whatever its
+/// collations and encoding. Without those that lack a part of the key.
+pub fn in_order(sql: &str, key_columns: usize) -> String {
+    let present: Vec<String> = (0..key_columns).map(|at| format!("k.c{at} IS NOT NULL")).collect();
+    let order: Vec<String> =
+        (0..key_columns).map(|at| format!("pg_catalog.convert_to(k.c{at}, 'UTF8')")).collect();
+    format!("SELECT k.* FROM ({sql}) AS k WHERE {} ORDER BY {}", present.join(" AND "), order.join(", "))
+}
+
+/// Those of its rows that have one of some keys: a parameter for each column of the key.
+pub fn join_keys(sql: &str, key_columns: usize) -> String {
+    let arrays: Vec<String> = (1..=key_columns).map(|at| format!("${at}::pg_catalog._text")).collect();
+    let names: Vec<String> = (0..key_columns).map(|at| format!("w{at}")).collect();
+    let equal: Vec<String> = (0..key_columns).map(|at| format!("k.c{at} = w.w{at}")).collect();
+    format!(
+        "SELECT k.* FROM ({sql}) AS k JOIN unnest({}) AS w({}) ON {}",
+        arrays.join(", "),
+        names.join(", "),
+        equal.join(" AND ")
+    )
+}
+
 /// The bytes of a text, as they came: nothing here depends on their being UTF-8.
 struct Raw<'a>(&'a [u8]);
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::query::CopyQuery;
 use crate::postgres::ident::quote_ident;
+use crate::postgres::text_rows::{in_order, join_keys, output_text};
 
 /// Name of the last column.
 const VERSION: &str = "trucker_version";
@@ -59,13 +60,7 @@ impl Expected {
 
     /// All rows, in the order of their keys' bytes. One without a key is never written.
     pub fn all(&self) -> String {
-        let present: Vec<String> = (0..self.key.len()).map(|at| format!("e.c{at} IS NOT NULL")).collect();
-        format!(
-            "SELECT * FROM ({}) AS e WHERE {} ORDER BY {}",
-            self.sql,
-            present.join(" AND "),
-            by_key(self.key.len())
-        )
+        in_order(&self.sql, self.key.len())
     }
 
     /// Those of some keys: a parameter for each column of the key.
@@ -74,26 +69,7 @@ impl Expected {
             (Some(array), [column]) => {
                 format!("{} WHERE trucker_all.{} = ANY ($1::{array})", self.sql, quote_ident(column))
             }
-            _ => format!("SELECT e.* FROM ({}) AS e {}", self.sql, join_keys("e", self.key.len())),
+            _ => join_keys(&self.sql, self.key.len()),
         }
     }
-}
-
-/// A value as its type's output function writes it.
-pub fn output_text(value: &str) -> String {
-    format!("CASE WHEN {value} IS NOT NULL THEN pg_catalog.concat({value}) END")
-}
-
-/// An order that is the same on every server, whatever its collations and encoding.
-pub fn by_key(columns: usize) -> String {
-    let columns = (0..columns).map(|at| format!("pg_catalog.convert_to(c{at}, 'UTF8')"));
-    columns.collect::<Vec<_>>().join(", ")
-}
-
-/// Joins keys, given as texts.
-pub fn join_keys(relation: &str, columns: usize) -> String {
-    let arrays: Vec<String> = (1..=columns).map(|at| format!("${at}::pg_catalog._text")).collect();
-    let names: Vec<String> = (0..columns).map(|at| format!("k{at}")).collect();
-    let equal: Vec<String> = (0..columns).map(|at| format!("{relation}.c{at} = w.k{at}")).collect();
-    format!("JOIN unnest({}) AS w({}) ON {}", arrays.join(", "), names.join(", "), equal.join(" AND "))
 }

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use super::statement::Target;
 use crate::postgres::ident::quote_ident;
+use crate::postgres::text_rows::{in_order, join_keys, output_text};
 use crate::sink::SinkError;
 
 /// What a statement over these rows is made of.
@@ -19,10 +20,10 @@ pub struct Actual {
 impl Actual {
     /// These columns of the table, the key's first; then which version of the row it is, which changes whenever it is written.
     pub fn new(target: &Target, columns: &[String]) -> Self {
-        let values = columns.iter().enumerate().map(|(at, name)| {
-            let value = format!("o.{}", quote_ident(name));
-            format!("CASE WHEN {value} IS NOT NULL THEN pg_catalog.concat({value}) END AS c{at}")
-        });
+        let values = columns
+            .iter()
+            .enumerate()
+            .map(|(at, name)| format!("{} AS c{at}", output_text(&format!("o.{}", quote_ident(name)))));
         let values = values.collect::<Vec<_>>().join(", ");
         let key_filter = match target.key.as_slice() {
             [column] => target
@@ -39,35 +40,15 @@ impl Actual {
 
     /// All rows that have a key, in the order of the keys' bytes.
     pub fn all(&self) -> String {
-        let columns = 0..self.key_columns;
-        let present: Vec<String> = columns.clone().map(|at| format!("a.c{at} IS NOT NULL")).collect();
-        let order: Vec<String> =
-            columns.map(|at| format!("pg_catalog.convert_to(a.c{at}, 'UTF8')")).collect();
-        format!(
-            "SELECT * FROM ({}) AS a WHERE {} ORDER BY {}",
-            self.sql,
-            present.join(" AND "),
-            order.join(", ")
-        )
+        in_order(&self.sql, self.key_columns)
     }
 
     /// Those of some keys: a parameter for each column of the key.
     pub fn of_keys(&self) -> String {
-        if let Some(filter) = &self.key_filter {
-            return format!("{} WHERE {filter}", self.sql);
+        match &self.key_filter {
+            Some(filter) => format!("{} WHERE {filter}", self.sql),
+            None => join_keys(&self.sql, self.key_columns),
         }
-        let columns = 0..self.key_columns;
-        let arrays: Vec<String> =
-            columns.clone().map(|at| format!("${}::pg_catalog._text", at + 1)).collect();
-        let names: Vec<String> = columns.clone().map(|at| format!("k{at}")).collect();
-        let equal: Vec<String> = columns.map(|at| format!("a.c{at} = w.k{at}")).collect();
-        format!(
-            "SELECT a.* FROM ({}) AS a JOIN unnest({}) AS w({}) ON {}",
-            self.sql,
-            arrays.join(", "),
-            names.join(", "),
-            equal.join(" AND ")
-        )
     }
 }
 
