@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(arguments) => run::run(arguments, cli.log_format),
-        Command::Check(arguments) => check::run(arguments, cli.log_format),
+        Command::Check(arguments) => check::run(&arguments, cli.log_format),
         Command::Plan(arguments) => plan::run(arguments, cli.log_format),
         Command::Compile(arguments) => compile::run(arguments, cli.log_format),
         Command::Preview(arguments) => preview::run(arguments, cli.log_format),

@@ -149,6 +149,21 @@ pub struct SqlFiles {
     pub truncate: Option<SqlFile>,
 }
 
+impl SqlFiles {
+    /// Those that there are, in the order in which they run.
+    pub fn files(&self) -> impl Iterator<Item = &SqlFile> {
+        let of_source = [&self.transform, &self.insert, &self.update, &self.delete];
+        of_source.into_iter().chain([&self.load, &self.truncate]).flatten()
+    }
+}
+
+impl SqlFile {
+    /// Its own name, such as `transform.sql`.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+}
+
 /// One pipeline folder.
 #[derive(Debug, Clone)]
 pub struct Pipeline {

@@ -4,7 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::{EngineError, Findings};
+use super::error::EngineError;
+use super::findings::Findings;
 use super::inspect::{Inspected, inspect};
 use super::prepare::define;
 use crate::change::Lsn;

@@ -1,7 +1,8 @@
 //! The SQL that a project would run, as files. Asks its servers for columns and types, since what trucker puts around the
 //! user's SQL depends on them; changes nothing.
 
-use super::error::{EngineError, Findings};
+use super::error::EngineError;
+use super::findings::Findings;
 use super::prepare::{define, postgres};
 use crate::config::{Diagnostic, Pipeline, Project};
 use crate::pipeline::definition::Checked;

@@ -10,10 +10,12 @@
 
 pub mod ask;
 pub mod budget;
+pub mod check;
 pub mod compile;
 pub mod continuity;
 pub mod create;
 pub mod error;
+pub mod findings;
 pub mod guard;
 pub mod health;
 pub mod inspect;
@@ -124,15 +126,6 @@ struct Running<'b> {
     pipelines_left: usize,
     failures: usize,
     is_fenced: bool,
-}
-
-/// Checks a project against its servers and changes nothing.
-pub async fn check(project: &Project) -> Result<(), EngineError> {
-    let prepared = prepare::prepare(project, Creation::Allowed).await?;
-    for source in &prepared.sources {
-        continuity::check(source).await?;
-    }
-    Ok(())
 }
 
 /// Runs a project until `shutdown` turns true, or as `options` say. How it stands is put on the board.

@@ -1,15 +1,16 @@
 //! Everything before the first change flows: reach the servers, check every pipeline against them, see that stored
 //! progress and slot belong together. Up to here nothing is created; [`create`](super::create) does that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::error::{EngineError, Findings};
+use super::error::EngineError;
+use super::findings::Findings;
 use super::replica::{self, Replica};
 use super::requirements;
 use super::rights;
 use super::wiring;
-use crate::change::Lsn;
+use crate::change::{Lsn, ReplicaIdentity};
 use crate::codes::Code;
 use crate::config::{Connection, Diagnostic, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
@@ -17,7 +18,9 @@ use crate::pipeline::compiled::Compiled;
 use crate::pipeline::definition::{Checked, Definition};
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::versions;
+use crate::pipeline::{loading, offline};
 use crate::postgres::catalog::{ServerIdentity, fetch_running_server, fetch_server_identity};
+use crate::postgres::ident::quote_idents;
 use crate::postgres::{Purpose, RawConnection, RawError, Session, connect};
 use crate::sink::{Checkpoint, CheckpointKey, Origin, Output};
 use crate::source::publication::{self, Publication};
@@ -118,46 +121,115 @@ pub struct PreparedProject {
 
 /// Checks a whole project against its servers. Changes nothing on any of them.
 pub async fn prepare(project: &Project, creation: Creation) -> Result<PreparedProject, EngineError> {
-    let name = project.name.clone().unwrap_or_else(|| "trucker".to_owned());
     let mut findings = Findings::default();
-    let (mut sources, mut outputs) = (Vec::new(), BTreeMap::new());
-    for pipeline in &project.pipelines {
-        let name = &pipeline.output.connection;
-        let Some(connection) = project.connection(name).filter(|_| !outputs.contains_key(name)) else {
-            continue;
-        };
-        match Output::connect(connection, Purpose::Output).await {
-            Ok(output) => {
-                if rights::check_ledger(name, &output, creation, &mut findings).await? {
-                    outputs.insert(name.clone(), output);
-                }
-            }
-            Err(error) => findings.error(EngineError::sink(name)(error)),
-        }
+    let prepared = survey(project, creation, &mut findings).await;
+    findings.verdict()?;
+    for warning in findings.warnings() {
+        tracing::warn!(event = "advice", code = %warning.code, "{}", warning.one_line());
     }
+    Ok(prepared)
+}
+
+/// The same, gathering all that is found, whatever it is. What it answers is whole only where nothing is wrong.
+pub(super) async fn survey(
+    project: &Project,
+    creation: Creation,
+    findings: &mut Findings,
+) -> PreparedProject {
+    let name = project.checkpoint_name().to_owned();
+    let outputs = survey_outputs(project, creation, findings).await;
+    let mut sources: Vec<PreparedSource> = Vec::new();
     for connection in project.connections.iter().filter_map(as_postgres) {
         let of_source: Vec<&Pipeline> =
             project.pipelines.iter().filter(|p| p.input.connection == connection.name).collect();
         if of_source.is_empty() {
             continue;
         }
+        findings.of_connection(&connection.name);
         let taken: Vec<(String, String)> =
-            sources.iter().map(|s: &PreparedSource| (s.server.clone(), s.slot_name.clone())).collect();
-        match reach(connection, project, &taken).await {
+            sources.iter().map(|s| (s.server.clone(), s.slot_name.clone())).collect();
+        match reach(connection, project, &taken, findings).await {
             Ok(mut source) => {
-                requirements::capacity(&source, creation, &mut findings).await?;
-                check_pipelines(project, &name, &mut source, &outputs, &of_source, &mut findings).await?;
-                if creation == Creation::Allowed {
-                    requirements::ownership(&source, &mut findings).await?;
+                if let Err(error) = requirements::capacity(&source, creation, findings).await {
+                    findings.error(error);
                 }
+                survey_pipelines(project, &mut source, &outputs, &of_source, findings).await;
+                findings.of_connection(&connection.name);
+                let done = requirements::publishing(&source, creation, findings).await;
+                done.unwrap_or_else(|error| findings.error(error));
                 sources.push(source);
             }
+            Err(error) => {
+                findings.error(error);
+                for pipeline in of_source {
+                    findings.of_pipeline(&pipeline.name);
+                    skip_pipeline(pipeline, &connection.name, findings);
+                }
+            }
+        }
+    }
+    let done = wiring::check(&sources, &outputs, findings).await;
+    done.unwrap_or_else(|error| findings.error(error));
+    PreparedProject { sources, outputs, name }
+}
+
+/// Reaches the outputs. Those that can't be written to are left out.
+async fn survey_outputs(
+    project: &Project,
+    creation: Creation,
+    findings: &mut Findings,
+) -> BTreeMap<String, Output> {
+    let mut outputs = BTreeMap::new();
+    let mut tried = BTreeSet::new();
+    for pipeline in &project.pipelines {
+        let Some(connection) = project.connection(&pipeline.output.connection) else { continue };
+        let name = connection.name();
+        if !tried.insert(name) {
+            continue;
+        }
+        findings.of_connection(name);
+        let looked = async {
+            let output =
+                Output::connect(connection, Purpose::Output).await.map_err(EngineError::sink(name))?;
+            findings.ok("output", reached_output(connection, &output));
+            let may_write = rights::check_ledger(name, &output, creation, findings).await?;
+            Ok(may_write.then_some(output))
+        };
+        match looked.await {
+            Ok(Some(output)) => drop(outputs.insert(name.to_owned(), output)),
+            Ok(None) => {}
             Err(error) => findings.error(error),
         }
     }
-    wiring::check(&sources, &outputs, &mut findings).await?;
-    findings.verdict()?;
-    Ok(PreparedProject { sources, outputs, name })
+    outputs
+}
+
+/// Where a connection leads, for the list of what was looked at.
+fn reached(connection: &PostgresConnection, session: &Session) -> String {
+    let version = session.server_version;
+    let PostgresConnection { host, port, database, .. } = connection;
+    format!("{host}:{port}, database {database}, Postgres {}.{}", version / 10_000, version % 10_000)
+}
+
+fn reached_output(connection: &Connection, output: &Output) -> String {
+    match (connection, output) {
+        (Connection::Postgres(connection), Output::Postgres(session)) => reached(connection, session),
+        (Connection::ClickHouse(connection), _) => {
+            format!("{}:{}, database {}, ClickHouse", connection.host, connection.port, connection.database)
+        }
+        (Connection::Postgres(_), Output::ClickHouse(_)) => {
+            unreachable!("an output is of its connection's kind")
+        }
+    }
+}
+
+/// A pipeline whose servers can't be asked: its files can still be looked at.
+fn skip_pipeline(pipeline: &Pipeline, connection: &str, findings: &mut Findings) {
+    let problems = offline::problems(pipeline);
+    if !problems.is_empty() {
+        findings.pipeline(&pipeline.name, PipelineError::Problems(problems));
+    }
+    findings.skip("tables and SQL", format!("connection {connection} can't be used, see there"));
 }
 
 pub(super) fn as_postgres(connection: &Connection) -> Option<&PostgresConnection> {
@@ -180,11 +252,13 @@ async fn reach(
     connection: &PostgresConnection,
     project: &Project,
     taken: &[(String, String)],
+    findings: &mut Findings,
 ) -> Result<PreparedSource, EngineError> {
     let name = connection.name.as_str();
     let control = connect(connection, Purpose::Control).await?;
     let observer = connect(connection, Purpose::Control).await?;
     let version = control.server_version;
+    findings.ok("source", reached(connection, &control));
     if version < VERSION_MIN {
         let message = format!("connection {name}: Postgres {} is too old", version / 10_000);
         return Err(refused(Code::VersionTooOld, message, "14 is the oldest that works: upgrade the server"));
@@ -203,14 +277,16 @@ async fn reach(
         let message =
             format!("connection {name}: wal_level is {level}, but changes can be read only with logical");
         let help = "ALTER SYSTEM SET wal_level = logical; then restart the server";
-        return Err(refused(Code::WalLevel, message, help));
+        findings.server(Code::WalLevel, message, help);
+    } else {
+        findings.ok("wal_level", level);
     }
     let identity =
         fetch_server_identity(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
     let server =
         fetch_running_server(client).await.map_err(EngineError::at(name, "asking which server it is"))?;
     let is_taken = |name: &str| taken.iter().any(|(id, slot)| *id == server && slot == name);
-    let replica = replica::reach(connection, &control, &identity).await?;
+    let replica = replica::reach(connection, &control, &identity, findings).await?;
     let streamed = connection.streamed(version);
     let on_standby = replica.as_ref().filter(|replica| replica.connection == *streamed);
     let slots = on_standby.map_or(client, |replica| &replica.session.client);
@@ -218,7 +294,7 @@ async fn reach(
     let slot = slot::fetch(slots, version, &slot_name)
         .await
         .map_err(EngineError::at(&streamed.name, "reading slots"))?;
-    requirements::failover(connection, &control).await?;
+    requirements::failover(connection, &control, findings).await?;
     let publication = publication::fetch(client, version, &slot_name)
         .await
         .map_err(EngineError::at(name, "reading publications"))?;
@@ -268,24 +344,60 @@ pub(super) async fn slot_name(
     Ok(longer)
 }
 
-async fn check_pipelines(
+async fn survey_pipelines(
     project: &Project,
-    name: &str,
     source: &mut PreparedSource,
     outputs: &BTreeMap<String, Output>,
     pipelines: &[&Pipeline],
     findings: &mut Findings,
-) -> Result<(), EngineError> {
+) {
     for &pipeline in pipelines {
+        findings.of_pipeline(&pipeline.name);
         let name_of_output = &pipeline.output.connection;
         let output = project.connection(name_of_output).zip(outputs.get(name_of_output));
-        let Some(output) = output else { continue };
+        let Some(output) = output else {
+            skip_pipeline(pipeline, name_of_output, findings);
+            continue;
+        };
+        let name = project.checkpoint_name();
         match check_pipeline(project, name, source, output, pipeline).await {
-            Ok(prepared) => source.pipelines.push(prepared),
+            Ok(prepared) => {
+                tell_fine(&prepared.definition, findings);
+                source.pipelines.push(prepared);
+            }
             Err(error) => findings.pipeline(&pipeline.name, error),
         }
     }
-    requirements::ancestors(source, findings).await
+}
+
+/// What of a pipeline was looked at, and is fine.
+fn tell_fine(definition: &Definition, findings: &mut Findings) {
+    for table in &definition.tables {
+        let sent = table.columns.iter().filter(|column| column.is_identity).map(|c| c.name.as_str());
+        let identity = match table.identity {
+            ReplicaIdentity::Full => "whole rows are sent as old".to_owned(),
+            _ => format!("of old rows ({}) are sent", quote_idents(sent)),
+        };
+        findings.ok("input", format!("{}: {identity}", table.sql()));
+    }
+    if let Some(target) = &definition.target {
+        let key = match target.key() {
+            [] => "rows are appended".to_owned(),
+            key => format!("key ({})", quote_idents(key.iter().map(String::as_str))),
+        };
+        findings.ok("output", format!("{}: {key}", target.sql()));
+    }
+    let files: Vec<String> = definition.pipeline.sql.files().map(|file| file.name()).collect();
+    let files =
+        if files.is_empty() { "columns of the same name are copied".to_owned() } else { files.join(", ") };
+    findings.ok("SQL", files);
+    let on_output = [&definition.pipeline.sql.load, &definition.pipeline.sql.truncate];
+    if let (Connection::ClickHouse(_), Some(file)) =
+        (&definition.output, on_output.into_iter().flatten().next())
+    {
+        let why = "ClickHouse prepares no statement without running it: its first rows do that";
+        findings.skip(&format!("{} on the output", file.name()), why);
+    }
 }
 
 async fn check_pipeline(
@@ -338,7 +450,10 @@ pub(super) async fn define(
     let types = definition.types(client).await?;
     for table in &definition.tables {
         let relation = Arc::new(table.relation());
-        Compiled::new(&definition, client, &types, &relation).await?;
+        let compiled = Compiled::new(&definition, client, &types, &relation).await?;
+        if let Some(into) = output.1.postgres() {
+            loading::check(&compiled, &into.client).await?;
+        }
     }
     backfill::check(&definition, source.1, &types).await?;
     Ok(definition)

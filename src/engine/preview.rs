@@ -1,6 +1,7 @@
 //! Finds the servers for a pipeline's preview. The output is asked for its table's columns only, and may be missing.
 
-use super::error::{EngineError, Findings};
+use super::error::EngineError;
+use super::findings::Findings;
 use super::prepare::postgres;
 use crate::change::Operation;
 use crate::codes::Code;

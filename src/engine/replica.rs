@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::error::EngineError;
+use super::findings::Findings;
 use super::prepare::PreparedSource;
 use crate::codes::Code;
 use crate::config::{Diagnostic, PostgresConnection};
@@ -34,6 +35,7 @@ pub async fn reach(
     connection: &PostgresConnection,
     main: &Session,
     identity: &ServerIdentity,
+    findings: &mut Findings,
 ) -> Result<Option<Replica>, EngineError> {
     let Some(to) = connection.replica.as_deref() else { return Ok(None) };
     let name = to.name.as_str();
@@ -68,7 +70,8 @@ pub async fn reach(
     if connection.streamed(session.server_version) == to {
         check_decoding(name, &session).await?;
     }
-    recommend(name, &session.client).await?;
+    findings.ok("replica", format!("{}:{}, replayed up to {standing_lsn}", to.host, to.port));
+    recommend(name, &session.client, findings).await?;
     catch_up(name, &session.client, durable).await?;
     Ok(Some(Replica { connection: to.clone(), session, identity: standing.identity }))
 }
@@ -122,28 +125,30 @@ async fn check_decoding(name: &str, session: &Session) -> Result<(), EngineError
 }
 
 /// Settings that a standby should have, or long queries and the slot itself suffer.
-async fn recommend(name: &str, client: &Client) -> Result<(), EngineError> {
+async fn recommend(name: &str, client: &Client, findings: &mut Findings) -> Result<(), EngineError> {
     let sql = "SELECT pg_catalog.current_setting('hot_standby_feedback')::bool, \
                coalesce(pg_catalog.current_setting('primary_slot_name', true), '') <> ''";
     let row = client.query_one(sql, &[]).await;
     let settings = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
     let (has_feedback, has_slot): (bool, bool) =
         settings.map_err(EngineError::at(name, "asking for settings"))?;
-    if !has_feedback {
-        tracing::warn!(
-            event = "replica_settings",
-            code = %Code::ReplicaSettings,
-            "connection {name}: hot_standby_feedback is off: a vacuum on the main server can cancel queries of the standby, \
-             and lose a slot there for good. Set hot_standby_feedback = on in the standby's postgresql.conf and reload it"
-        );
+    let (message, help) = if !has_feedback {
+        (
+            "hot_standby_feedback is off: a vacuum on the main server can cancel queries of the standby, and lose a slot there \
+             for good",
+            "set hot_standby_feedback = on in the standby's postgresql.conf and reload it",
+        )
     } else if !has_slot {
-        tracing::warn!(
-            event = "replica_settings",
-            code = %Code::ReplicaSettings,
-            "connection {name}: primary_slot_name isn't set: whenever the standby is disconnected from its main server, what \
-             hot_standby_feedback protects isn't protected. Give it a physical replication slot"
-        );
-    }
+        (
+            "primary_slot_name isn't set: whenever the standby is disconnected from its main server, what \
+             hot_standby_feedback protects isn't protected",
+            "give it a physical replication slot",
+        )
+    } else {
+        return Ok(());
+    };
+    let warning = Diagnostic::of_server(Code::ReplicaSettings, format!("connection {name}: {message}"));
+    findings.add(warning.help(help).as_warning());
     Ok(())
 }
 

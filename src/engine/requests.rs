@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::error::{EngineError, Findings};
+use super::error::EngineError;
+use super::findings::Findings;
 use super::prepare::{define, postgres};
 use super::refill::has_no_backfill;
 use crate::checkpoint::Floor;

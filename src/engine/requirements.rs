@@ -1,14 +1,21 @@
 //! What a source's server must allow for a run: slots and walsenders that are left, rights of the role, a publication that can
 //! hold the tables. Asks and changes nothing.
 
-use super::error::{EngineError, Findings};
-use super::prepare::{Creation, PreparedSource, refused};
+use tokio_postgres::Row;
+
+use super::error::EngineError;
+use super::findings::Findings;
+use super::prepare::{Creation, PreparedSource};
 use crate::codes::Code;
-use crate::config::PostgresConnection;
+use crate::config::{Diagnostic, PostgresConnection};
 use crate::postgres::Session;
 
 /// Whether the slot can be carried over to standbys, where that was asked for.
-pub(super) async fn failover(connection: &PostgresConnection, control: &Session) -> Result<(), EngineError> {
+pub(super) async fn failover(
+    connection: &PostgresConnection,
+    control: &Session,
+    findings: &mut Findings,
+) -> Result<(), EngineError> {
     let (name, version) = (connection.name.as_str(), control.server_version);
     if !connection.failover {
         return Ok(());
@@ -19,26 +26,28 @@ pub(super) async fn failover(connection: &PostgresConnection, control: &Session)
             version / 10_000
         );
         let help = "take it away: after a failover every pipeline is then filled anew";
-        return Err(refused(Code::FailoverVersion, message, help));
+        findings.server(Code::FailoverVersion, message, help);
+        return Ok(());
     }
     if connection.replica.is_some() {
         let message = format!(
             "connection {name}: `failover: true` and `replica_host` exclude each other: a slot on a standby can't be carried over \
              to another server"
         );
-        return Err(refused(Code::FailoverReplica, message, "take one of them away"));
+        findings.server(Code::FailoverReplica, message, "take one of them away");
+        return Ok(());
     }
     let sql = "SELECT pg_catalog.current_setting('synchronized_standby_slots', true)";
     let row = control.client.query_one(sql, &[]).await;
     let standbys = row.and_then(|row| row.try_get::<_, Option<String>>(0));
     let standbys = standbys.map_err(EngineError::at(name, "asking for settings"))?;
     if standbys.unwrap_or_default().is_empty() {
-        tracing::warn!(
-            event = "failover_settings",
-            code = %Code::FailoverSettings,
+        let message = format!(
             "connection {name}: synchronized_standby_slots is empty, so trucker may be sent changes that no standby has yet: \
-             after a failover that loses them, pipelines have to be filled anew. Name the standbys' physical slots there"
+             after a failover that loses them, pipelines have to be filled anew"
         );
+        let help = "name the standbys' physical slots there";
+        findings.add(Diagnostic::of_server(Code::FailoverSettings, message).help(help).as_warning());
     }
     Ok(())
 }
@@ -56,7 +65,12 @@ pub(super) async fn capacity(
                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), \
                pg_catalog.quote_ident(pg_catalog.current_database()), \
                pg_catalog.current_setting('max_wal_senders')::int \
-                 <= (SELECT count(*) FROM pg_catalog.pg_stat_replication) \
+                 <= (SELECT count(*) FROM pg_catalog.pg_stat_replication), \
+               (SELECT count(*) FROM pg_catalog.pg_replication_slots) || ' of ' \
+                 || pg_catalog.current_setting('max_replication_slots') || ' taken', \
+               (SELECT count(*) FROM pg_catalog.pg_stat_replication) || ' of ' \
+                 || pg_catalog.current_setting('max_wal_senders') || ' taken', \
+               pg_catalog.current_setting('max_slot_wal_keep_size') \
                FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
     let is_streaming = source.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
     let mut asked = vec![(&source.connection, &source.control)];
@@ -68,7 +82,9 @@ pub(super) async fn capacity(
         let is = |column: usize| row.try_get::<_, bool>(column).map_err(asking());
         let text = |column: usize| row.try_get::<_, String>(column).map_err(asking());
         let role = text(1)?;
-        if !is(0)? {
+        if is(0)? {
+            findings.ok("replication", format!("{role} may use it"));
+        } else {
             findings.server(
                 Code::NoReplicationRight,
                 format!("connection {name}: {role} may not use replication"),
@@ -76,6 +92,9 @@ pub(super) async fn capacity(
             );
         }
         let is_streamed = *name == source.streamed().0.name;
+        if is_streamed {
+            tell_limits(&row, findings).map_err(asking())?;
+        }
         if is_streamed && source.slot.is_none() && is(2)? {
             findings.server(
                 Code::NoFreeSlot,
@@ -105,8 +124,30 @@ pub(super) async fn capacity(
     Ok(())
 }
 
+/// What the server has left, for the list of what was looked at.
+fn tell_limits(row: &Row, findings: &mut Findings) -> Result<(), tokio_postgres::Error> {
+    findings.ok("replication slots", row.try_get::<_, String>(6)?);
+    findings.ok("walsenders", row.try_get::<_, String>(7)?);
+    let kept = match row.try_get::<_, String>(8)?.as_str() {
+        "-1" => "no limit: an abandoned slot fills the disk (max_slot_wal_keep_size)".to_owned(),
+        limit => format!("{limit}, then a slot is lost (max_slot_wal_keep_size)"),
+    };
+    findings.ok("WAL kept for slots", kept);
+    Ok(())
+}
+
+/// Whether the publication can hold the pipelines' tables.
+pub(super) async fn publishing(
+    source: &PreparedSource,
+    creation: Creation,
+    findings: &mut Findings,
+) -> Result<(), EngineError> {
+    ancestors(source, findings).await?;
+    if creation == Creation::Allowed { ownership(source, findings).await } else { Ok(()) }
+}
+
 /// Only a table's owner may publish it.
-pub(super) async fn ownership(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
+async fn ownership(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
     let name = source.connection.name.as_str();
     let published = |oid: u32| source.publication.as_ref().is_some_and(|p| p.table(oid).is_some());
     for table in source.pipelines.iter().flat_map(|p| &p.definition.tables).filter(|t| !published(t.oid)) {
@@ -129,7 +170,7 @@ pub(super) async fn ownership(source: &PreparedSource, findings: &mut Findings) 
 
 /// Changes of a partition are sent as those of its topmost published ancestor: a pipeline on the partition itself would
 /// get nothing.
-pub(super) async fn ancestors(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
+async fn ancestors(source: &PreparedSource, findings: &mut Findings) -> Result<(), EngineError> {
     let name = source.connection.name.as_str();
     let tables: Vec<_> = source.pipelines.iter().flat_map(|p| &p.definition.tables).collect();
     let wanted: Vec<u32> = tables.iter().map(|t| t.oid).collect();

@@ -1,8 +1,10 @@
 //! Whether the role of an output may keep its progress there: schema `trucker` and the tables in it. Asks only.
 
-use super::error::{EngineError, Findings};
+use super::error::EngineError;
+use super::findings::Findings;
 use super::prepare::Creation;
 use crate::codes::Code;
+use crate::config::Diagnostic;
 use crate::postgres::Session;
 use crate::sink::Output;
 
@@ -12,7 +14,8 @@ SELECT n.oid IS NOT NULL, n.oid IS NULL OR pg_catalog.has_schema_privilege(n.oid
             ELSE c.oid IS NOT NULL OR pg_catalog.has_schema_privilege(n.oid, 'CREATE') END,
        c.oid IS NULL OR (SELECT bool_and(pg_catalog.has_table_privilege(c.oid, p))
                          FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p),
-       pg_catalog.quote_ident(current_user), pg_catalog.quote_ident(pg_catalog.current_database())
+       pg_catalog.quote_ident(current_user), pg_catalog.quote_ident(pg_catalog.current_database()),
+       pg_catalog.current_setting('transaction_read_only')::bool
 FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'trucker'
 LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'checkpoint'";
 
@@ -40,10 +43,18 @@ async fn check_schema(
     let asked = asked.and_then(|row| {
         let is = |column: usize| row.try_get::<_, bool>(column);
         let names = (row.try_get::<_, String>(4)?, row.try_get::<_, String>(5)?);
-        Ok(([is(0)?, is(1)?, is(2)?, is(3)?], names))
+        Ok(([is(0)?, is(1)?, is(2)?, is(3)?, is(6)?], names))
     });
-    let ([exists, may_look, may_create, may_write], (role, database)) =
+    let ([exists, may_look, may_create, may_write, is_read_only], (role, database)) =
         asked.map_err(EngineError::at(connection, "asking for rights on schema trucker"))?;
+    if is_read_only {
+        let message =
+            format!("connection {connection}: the server takes no writes now: it is a standby, or read-only");
+        let help = "name the server that takes writes; or, if it should: ALTER DATABASE … SET default_transaction_read_only = off";
+        let problem = Diagnostic::of_server(Code::OutputReadOnly, message).help(help);
+        // A project that has written there goes on once somebody has promoted the standby.
+        findings.add(if exists { problem.as_warning() } else { problem });
+    }
     let may_create = may_create || creation == Creation::Forbidden;
     let cure = match (may_look, may_create, may_write) {
         (_, false, _) if !exists => format!("GRANT CREATE ON DATABASE {database} TO {role}"),

@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::ask::{self, Answer};
 use super::compile::select;
-use super::error::{EngineError, Findings};
+use super::error::EngineError;
+use super::findings::Findings;
 use super::prepare::{define, postgres};
 use crate::config::{Connection, Pipeline, Project};
 use crate::pipeline::definition::{Checked, Definition};

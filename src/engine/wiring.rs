@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{EngineError, Findings};
+use super::error::EngineError;
+use super::findings::Findings;
 use super::prepare::PreparedSource;
 use crate::codes::Code;
 use crate::config::{Connection, TableName};

@@ -16,7 +16,7 @@ use crate::sink::{Layout, Load, Target};
 use crate::transform::SqlProblem;
 use crate::transform::compile::{Compiler, Rows, Transform};
 use crate::transform::query::{CopyQuery, Types};
-use crate::transform::render::{Scene, render_file};
+use crate::transform::render::{RenderedFile, Scene, render_file};
 
 use super::definition::{Checked, Definition, config_problem};
 use super::encoding::{self, SourceTypes};
@@ -33,10 +33,12 @@ pub struct Compiled {
     pub layouts: [Option<Arc<Layout>>; 3],
     /// load.sql for each operation, likewise.
     pub loads: [Option<Load>; 3],
+    /// Where each of them comes from.
+    pub load_files: [Option<Arc<RenderedFile>>; 3],
     /// How the keys of what goes are written, where the output is ClickHouse.
     pub wording: Option<Arc<Wording>>,
     /// truncate.sql.
-    pub truncate: Option<String>,
+    pub truncate: Option<Arc<RenderedFile>>,
 }
 
 impl Compiled {
@@ -66,16 +68,17 @@ impl Compiled {
             }
             wording = Some(encoding::wording(definition, target, types, &transform)?);
         }
-        let mut loads = [None, None, None];
+        let (mut loads, mut load_files) = ([None, None, None], [None, None, None]);
         for operation in Operation::ALL {
             let rows = transform.rows(operation);
-            loads[operation as usize] = load(definition, &table, rows, operation, source_types.as_ref())?;
+            let loading = load(definition, &table, rows, operation, source_types.as_ref())?;
+            (loads[operation as usize], load_files[operation as usize]) = loading.unzip();
         }
         let truncate = match &definition.pipeline.sql.truncate {
-            Some(file) => Some(on_output(definition, &table, file, Operation::Delete, None)?.to_string()),
+            Some(file) => Some(on_output(definition, &table, file, Operation::Delete, None)?),
             None => None,
         };
-        Ok(Compiled { relation: relation.clone(), transform, layouts, loads, wording, truncate })
+        Ok(Compiled { relation: relation.clone(), transform, layouts, loads, load_files, wording, truncate })
     }
 
     /// The backfill's statement for one input table; and load.sql for its rows, where there is one.
@@ -94,8 +97,8 @@ impl Compiled {
                     None => load_columns(copy.columns.iter().map(|c| (c.name.clone(), c.type_sql.clone()))),
                 };
                 let relation = relation_name(Operation::Insert);
-                let sql = on_output(definition, table, file, Operation::Insert, Some(&relation))?;
-                Some(Load { relation, columns, sql })
+                let file = on_output(definition, table, file, Operation::Insert, Some(&relation))?;
+                Some(Load { relation, columns, sql: file.text().into() })
             }
             None => None,
         };
@@ -234,7 +237,7 @@ fn load(
     rows: &Rows,
     operation: Operation,
     types: Option<&SourceTypes>,
-) -> Checked<Option<Load>> {
+) -> Checked<Option<(Load, Arc<RenderedFile>)>> {
     let Some(file) = &definition.pipeline.sql.load else { return Ok(None) };
     let columns = match (rows, types.zip(definition.server.as_ref())) {
         (Rows::Ignored, _) => return Ok(None),
@@ -248,8 +251,8 @@ fn load(
         })),
     };
     let relation = relation_name(operation);
-    let sql = on_output(definition, table, file, operation, Some(&relation))?;
-    Ok(Some(Load { relation, columns, sql }))
+    let file = on_output(definition, table, file, operation, Some(&relation))?;
+    Ok(Some((Load { relation, columns, sql: file.text().into() }, file)))
 }
 
 /// Renders a file that runs on the output.
@@ -259,7 +262,7 @@ fn on_output(
     file: &SqlFile,
     operation: Operation,
     rows: Option<&str>,
-) -> Checked<Arc<str>> {
+) -> Checked<Arc<RenderedFile>> {
     let name = TableName { schema: table.schema.clone(), table: table.table.clone() };
     let scene = Scene {
         pipeline: &definition.pipeline.name,
@@ -274,5 +277,5 @@ fn on_output(
         }),
     };
     let rendered = render_file(file, &scene).map_err(|problem| PipelineError::Problems(vec![problem]))?;
-    Ok(rendered.text().into())
+    Ok(Arc::new(rendered))
 }

@@ -207,20 +207,27 @@ pub(super) async fn input_table(
     let sql = table.sql();
     let refusal = match (table.kind, table.persistence) {
         ('r' | 'p', 'p') => None,
-        ('r' | 'p', _) => Some("is unlogged or temporary: its changes aren't in the WAL"),
-        ('v' | 'm', _) => Some(
-            "is a view: only tables have changes to stream. Name the tables beneath it, and join them in transform.sql",
-        ),
-        ('f', _) => Some("is a foreign table: its changes are another server's"),
-        _ => Some("is no table"),
+        ('r' | 'p', _) => Some((
+            "is unlogged or temporary: its changes aren't in the WAL",
+            format!("ALTER TABLE {sql} SET LOGGED"),
+        )),
+        ('v' | 'm', _) => Some((
+            "is a view: only tables have changes to stream",
+            "name the tables beneath it, and join them in transform.sql".to_owned(),
+        )),
+        ('f', _) => Some((
+            "is a foreign table: its changes are another server's",
+            "read it from that server, by a connection of its own".to_owned(),
+        )),
+        _ => Some(("is no table", "name a table".to_owned())),
     };
-    if let Some(refusal) = refusal {
+    if let Some((refusal, help)) = refusal {
         problems.push(config_problem(
             Code::NoChanges,
             pipeline,
             &name.table,
             format!("{sql} {refusal}"),
-            None,
+            help,
         ));
         return Ok(None);
     }

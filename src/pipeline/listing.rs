@@ -49,7 +49,7 @@ pub async fn list(definition: &Definition, source: &Session) -> Checked<Vec<List
         if let Some(sql) = &compiled.truncate {
             let head =
                 format!("When {} is truncated, on connection {}.", table.sql(), definition.output.name());
-            listing.push_plain("truncate", &head, sql);
+            listing.push_plain("truncate", &head, sql.text());
         }
         all.append(&mut listing.listed);
     }

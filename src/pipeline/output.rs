@@ -91,6 +91,9 @@ fn key_problem(pipeline: &Pipeline, table: &Table, key: &[String]) -> Option<Sql
         );
         return Some(config_problem(Code::NoKey, pipeline, "output", message, help));
     }
+    if key.iter().any(|column| table.column(column).is_none()) {
+        return None;
+    }
     let covers = |columns: &[String]| columns.len() == key.len() && key.iter().all(|k| columns.contains(k));
     let upserts = actions(pipeline).contains(&Action::Upsert);
     if !upserts || table.unique.iter().any(|index| index.is_arbiter && covers(&index.columns)) {

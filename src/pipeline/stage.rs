@@ -170,9 +170,9 @@ impl Stage {
         let table = || relation.display_name();
         let truncate_sql = self.compiled(relation).await?.truncate.clone();
         match (self.definition.pipeline.output.on.truncate, truncate_sql) {
-            (_, Some(sql)) => {
+            (_, Some(file)) => {
                 self.flush().await?;
-                self.hand_on(Work::Truncate(sql)).await
+                self.hand_on(Work::Truncate(file.text().to_owned())).await
             }
             (Some(TruncateAction::Ignore), None) => Ok(()),
             (Some(TruncateAction::Error), None) => Err(PipelineError::Truncated {

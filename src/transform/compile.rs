@@ -1,7 +1,6 @@
 //! Decides, for one input table of one pipeline, which SQL answers for which operation, and how the rows that a
 //! change leaves behind are found; then has it all prepared. After this, nothing about the SQL is open.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
@@ -9,7 +8,7 @@ use tokio_postgres::Client;
 use super::SqlProblem;
 use super::chain::{InputTable, Side, over_changes, over_partial_rows, over_table};
 use super::query::{
-    CompileError, CopyQuery, OutputColumn, Query, Types, nearest, prepare, prepare_copy, prepare_some,
+    CompileError, CopyQuery, OutputColumn, Query, Types, prepare, prepare_copy, prepare_some,
 };
 use super::render::{RenderedFile, Scene, render_file};
 use super::scan::Scope;
@@ -103,10 +102,19 @@ impl Compiler<'_> {
     pub async fn compile(&self) -> Result<Transform, CompileError> {
         let input = InputTable::new(self.source, self.relation);
         let on = self.pipeline.output.on;
-        let insert = self.rows(&input, Operation::Insert, on.insert).await?;
-        let update = self.rows(&input, Operation::Update, on.update).await?;
-        let (delete, removal) = self.delete(&input).await?;
-        Ok(Transform { insert, update, delete, removal, input })
+        let insert = self.rows(&input, Operation::Insert, on.insert).await;
+        let update = self.rows(&input, Operation::Update, on.update).await;
+        let delete = self.delete(&input).await;
+        let mut problems: Vec<SqlProblem> = Vec::new();
+        let (insert, update, delete) =
+            (told(insert, &mut problems)?, told(update, &mut problems)?, told(delete, &mut problems)?);
+        match (insert, update, delete) {
+            (Some(insert), Some(update), Some((delete, removal))) => {
+                Ok(Transform { insert, update, delete, removal, input })
+            }
+            (Some(Rows::Query(insert)), ..) => Err(self.without_key(&insert, problems).into()),
+            _ => Err(CompileError::Problems(problems)),
+        }
     }
 
     /// What comes of one operation alone, whatever is wrong with the others; with the removal for deletes only.
@@ -238,35 +246,6 @@ impl Compiler<'_> {
         if problems.is_empty() { Ok(rendered) } else { Err(CompileError::Problems(problems)) }
     }
 
-    /// Words for a column that isn't in scope: unknown, or known but not sent.
-    fn missing(
-        &self,
-        input: &InputTable,
-        scope: Scope,
-        operation: Operation,
-        name: &str,
-    ) -> (Code, String, String) {
-        let (table, column) = (self.source.sql(), quote_ident(name));
-        if self.source.column(name).is_some() {
-            let sent = quote_idents(input.old_columns().iter().map(String::as_str));
-            let message = format!(
-                "{}.{column} isn't there on {operation}: of the old row of {table} Postgres sends only ({sent})",
-                scope.as_str()
-            );
-            let help = format!(
-                "use only these columns, or have whole rows sent: ALTER TABLE {table} REPLICA IDENTITY FULL"
-            );
-            return (Code::SqlColumnUnsent, message, help);
-        }
-        let names = input.new_columns();
-        let help = match nearest(name, names.iter().map(String::as_str)) {
-            Some(near) => format!("did you mean {}.{}?", scope.as_str(), quote_ident(near)),
-            None => format!("its columns: {}", quote_idents(names.iter().map(String::as_str))),
-        };
-        let message = format!("{}.{column}: table {table} has no column {column}", scope.as_str());
-        (Code::SqlColumnUnknown, message, help)
-    }
-
     /// The plain copy without any SQL, where every value can go as it came.
     fn direct(&self, operation: Operation) -> Option<Direct> {
         let side = if operation == Operation::Delete { Side::Old } else { Side::New };
@@ -336,21 +315,6 @@ impl Compiler<'_> {
         let columns = names.iter().map(|name| format!("{row}.{0} AS {0}", quote_ident(name)));
         let text = format!("SELECT {}", columns.collect::<Vec<_>>().join(", "));
         RenderedFile::synthesized(self.config_path(), text)
-    }
-
-    fn config_path(&self) -> &Path {
-        &self.pipeline.config_path
-    }
-
-    fn config_problem(&self, code: Code, message: String, help: Option<String>) -> SqlProblem {
-        SqlProblem {
-            code,
-            path: self.config_path().to_owned(),
-            place: None,
-            message,
-            help,
-            is_refusal: false,
-        }
     }
 
     /// How the rows of an old row are found (contract, section 4): delete.sql, else transform.sql as far as the
@@ -429,28 +393,22 @@ impl Compiler<'_> {
     fn old_cell(&self, name: &str) -> Option<usize> {
         self.relation.column_index(name).filter(|&cell| self.relation.is_sent_in_old(cell))
     }
+}
 
-    fn untraceable(&self, input: &InputTable) -> SqlProblem {
-        let output = self.types.target.as_deref().map_or_else(String::new, |table| table.sql.clone());
-        let names = |names: &[String]| quote_idents(names.iter().map(String::as_str));
-        let (source, sent, wanted) = (self.source.sql(), input.old_columns(), names(&self.replace));
-        let example =
-            sent.first().map_or_else(|| "…".to_owned(), |c| format!("{{{{ old.{} }}}}", quote_ident(c)));
-        let first = self.replace.first().map_or_else(String::new, |c| quote_ident(c));
-        self.config_problem(
-            Code::Untraceable,
-            format!(
-                "deletes and key changes of {source} can't be carried out in {output}: its rows are identified by \
-                 ({wanted}), but of the old row Postgres sends only ({})",
-                names(&sent)
-            ),
-            Some(format!(
-                "add {}/delete.sql that returns {wanted}, say: SELECT {example} AS {first}\n\
-                 or have whole rows sent: ALTER TABLE {source} REPLICA IDENTITY FULL\n\
-                 or keep such rows: on: {{delete: ignore}}",
-                self.pipeline.name
-            )),
-        )
+/// What came of one operation; its problems wait for those of the others, and each is told once.
+fn told<T>(
+    outcome: Result<T, CompileError>,
+    problems: &mut Vec<SqlProblem>,
+) -> Result<Option<T>, CompileError> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(CompileError::Problems(found)) => {
+            let is_new = |p: &SqlProblem| !problems.iter().any(|known| known.is_same_mistake(p));
+            let new: Vec<SqlProblem> = found.into_iter().filter(is_new).collect();
+            problems.extend(new);
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

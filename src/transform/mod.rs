@@ -5,6 +5,7 @@ pub mod chain;
 pub mod compile;
 pub mod expected;
 pub mod fingerprint;
+mod mistakes;
 pub mod query;
 pub mod render;
 pub mod resolve;
@@ -33,6 +34,14 @@ pub struct SqlProblem {
     pub help: Option<String>,
     /// The cure is on a server, and the files are fine: a right is missing.
     pub is_refusal: bool,
+}
+
+impl SqlProblem {
+    /// Whether mending one mends the other: the same at the same place, met for another operation.
+    pub fn is_same_mistake(&self, other: &SqlProblem) -> bool {
+        let is_there = self.place.is_some() && self.place == other.place;
+        self == other || self.code == other.code && self.path == other.path && is_there
+    }
 }
 
 impl std::fmt::Display for SqlProblem {

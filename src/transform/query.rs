@@ -25,6 +25,12 @@ pub enum CompileError {
     Postgres(#[from] tokio_postgres::Error),
 }
 
+impl From<Vec<SqlProblem>> for CompileError {
+    fn from(problems: Vec<SqlProblem>) -> Self {
+        CompileError::Problems(problems)
+    }
+}
+
 impl From<SqlProblem> for CompileError {
     fn from(problem: SqlProblem) -> Self {
         CompileError::Problems(vec![problem])
@@ -118,6 +124,8 @@ pub struct CopyQuery {
     pub sql: String,
     /// Result columns.
     pub columns: Vec<ResultColumn>,
+    /// For each of them, the table's column that it is taken from as it is: the table's OID and the column's number.
+    pub taken_from: Vec<Option<(u32, i16)>>,
     chain: Chain,
     chain_start: usize,
 }
@@ -177,7 +185,10 @@ pub async fn prepare_some(
     let values = columns.iter().map(|c| format!(", {}", c.text_sql)).collect::<String>();
     let select = format!("SELECT trucker_change.n{values}\n");
     let sql = format!("{select}{}\nORDER BY trucker_change.n", chain.from);
-    let statement = client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    let statement = client.prepare(&sql).await.map_err(|e| match uncastable(&e, &columns, &chain.files) {
+        Some(problem) => problem.into(),
+        None => locate(e, &sql, select.len(), &chain.files),
+    })?;
     let columns: Vec<ResultColumn> = columns.into_iter().map(|c| c.column).collect();
     let needs_unsent = plan(client, &chain, &columns).await?.iter().any(|line| line.contains(UNSENT));
     let params = chain.params.clone();
@@ -193,8 +204,9 @@ pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Resul
     let sql = format!("{select}{}", chain.from);
     client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
     explain(client, &sql, &chain.files).await?;
+    let taken_from = columns.iter().map(|c| c.taken_from).collect();
     let columns = columns.into_iter().map(|c| c.column).collect();
-    Ok(CopyQuery { sql, columns, chain, chain_start: select.len() })
+    Ok(CopyQuery { sql, columns, taken_from, chain, chain_start: select.len() })
 }
 
 impl Query {
@@ -262,34 +274,38 @@ async fn explain(
 ) -> Result<Vec<String>, CompileError> {
     let plan = client.query(&format!("EXPLAIN (VERBOSE, COSTS OFF) {sql}"), &[]).await;
     let lines = plan.and_then(|lines| lines.iter().map(|line| line.try_get(0)).collect());
-    lines.map_err(|failure| match failure.as_db_error() {
+    let failure = match lines {
+        Ok(lines) => return Ok(lines),
+        Err(failure) => failure,
+    };
+    match failure.as_db_error() {
         Some(refusal) if *refusal.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
-            let help = missing_grant(refusal.message());
-            SqlProblem {
-                help,
-                is_refusal: true,
-                ..problem_at(sqlstate::code_of_preparing, &failure, None, files)
-            }
-            .into()
+            let row = client.query_one("SELECT pg_catalog.quote_ident(current_user)", &[]).await?;
+            let help = missing_grant(refusal.message(), row.try_get(0)?);
+            let problem = problem_at(sqlstate::code_of_preparing, &failure, None, files);
+            Err(SqlProblem { help, is_refusal: true, ..problem }.into())
         }
-        _ => CompileError::Postgres(failure),
-    })
+        _ => Err(CompileError::Postgres(failure)),
+    }
 }
 
 /// The statement that lets a role do what it was refused with these words.
-fn missing_grant(refusal: &str) -> Option<String> {
+fn missing_grant(refusal: &str, role: &str) -> Option<String> {
     let mut words = refusal.strip_prefix("permission denied for ")?.splitn(2, ' ');
     let (kind, name) = (words.next()?, quote_ident(words.next()?));
     Some(match kind {
-        "table" | "view" | "relation" => format!("GRANT SELECT ON {name} TO the connection's user"),
-        "function" => format!("GRANT EXECUTE ON FUNCTION {name} TO the connection's user"),
-        "schema" => format!("GRANT USAGE ON SCHEMA {name} TO the connection's user"),
+        "table" | "view" | "relation" => format!("GRANT SELECT ON {name} TO {role}"),
+        "function" => format!("GRANT EXECUTE ON FUNCTION {name} TO {role}"),
+        "schema" => format!("GRANT USAGE ON SCHEMA {name} TO {role}"),
         _ => return None,
     })
 }
 
 struct Selected {
     column: ResultColumn,
+    taken_from: Option<(u32, i16)>,
+    /// Its type on the source, before the cast.
+    source_sql: String,
     /// The value, cast to the output's type.
     cast_sql: String,
     /// That as text.
@@ -324,11 +340,13 @@ async fn result_columns(
             None => None,
         };
         if let (Some((code, message, help)), Some(file)) = (about, file) {
-            problems.push(file.problem(code, None, message, help));
+            let offset = file.statement().rfind(name).filter(|_| code != Code::SqlResultName);
+            problems.push(file.problem(code, offset, message, help));
             continue;
         }
+        let taken_from = column.table_oid().zip(column.column_id());
         let pg_type = (column.type_().clone(), column.type_modifier());
-        columns.push(select_column(name, pg_type, types));
+        columns.push(Selected { taken_from, ..select_column(name, pg_type, types) });
     }
     if columns.is_empty() && problems.is_empty() {
         problems.extend(
@@ -374,6 +392,7 @@ fn select_column(name: &str, pg_type: (tokio_postgres::types::Type, i32), types:
     let source_type = &pg_type.0;
     let value = format!("trucker_result.{}", quote_ident(name));
     let source_sql = format!("{}.{}", quote_ident(source_type.schema()), quote_ident(source_type.name()));
+    let source_type_sql = source_sql.clone();
     let target = types.target.as_deref().and_then(|t| t.column(name)).and_then(|c| c.type_name.as_ref());
     let (oid, type_sql, cast_sql) = match target {
         Some(t) if t.is_builtin() && t.base_oid != source_type.oid() => {
@@ -389,7 +408,7 @@ fn select_column(name: &str, pg_type: (tokio_postgres::types::Type, i32), types:
     };
     let is_portable = PORTABLE.contains(&oid) && target.is_none_or(|t| t.base_oid == oid);
     let column = ResultColumn { name: name.to_owned(), type_sql, is_portable, pg_type };
-    Selected { column, cast_sql, text_sql }
+    Selected { column, taken_from: None, source_sql: source_type_sql, cast_sql, text_sql }
 }
 
 /// Types whose binary form holds no OIDs and reads the same in every major version: booleans, numbers, text,
@@ -399,6 +418,28 @@ const PORTABLE: &[u32] = &[
     1186, 1266, 1560, 1562, 1700, 2950, 3802, 1000, 1005, 1007, 1016, 1009, 1015, 1021, 1022, 1231, 1115,
     1185, 1182, 2951,
 ];
+
+/// Names the result column whose type can't be cast to that of the output's.
+fn uncastable(
+    failure: &tokio_postgres::Error,
+    columns: &[Selected],
+    files: &[(usize, RenderedFile)],
+) -> Option<SqlProblem> {
+    let at = position(failure, None).filter(|_| failure.code() == Some(&SqlState::CANNOT_COERCE))?;
+    let mut end = "SELECT trucker_change.n".len();
+    let Selected { column, source_sql, .. } = columns.iter().find(|c| {
+        end += ", ".len() + c.text_sql.chars().count();
+        at < end
+    })?;
+    let name = quote_ident(&column.name);
+    let [from, to] = [source_sql, &column.type_sql].map(|sql| sql.trim_start_matches("pg_catalog."));
+    let message = format!(
+        "result column {name} is {from}, but the output's column {name} is {to}, and there is no cast"
+    );
+    let help = format!("return {to} as {name}, by an expression of your own; or change the output's column");
+    let file = &files.last()?.1;
+    Some(file.problem(Code::SqlType, file.statement().rfind(&column.name), message, Some(help)))
+}
 
 fn locate(
     failure: tokio_postgres::Error,
@@ -432,9 +473,15 @@ fn problem_at(
     });
     let message = error::describe(failure);
     let code = code_of(failure.code().map_or("", |state| state.code()));
+    let help = match code {
+        Code::SqlUnknownName => {
+            Some("is it spelled as on the source? Tables outside `public` need their schema".to_owned())
+        }
+        _ => None,
+    };
     match (found, files.last()) {
-        (Some(((start, file), at)), _) => file.problem(code, Some(at - start), message, None),
-        (None, Some((_, file))) => file.problem(code, None, message, None),
+        (Some(((start, file), at)), _) => file.problem(code, Some(at - start), message, help),
+        (None, Some((_, file))) => file.problem(code, None, message, help),
         (None, None) => {
             SqlProblem { code, path: Default::default(), place: None, message, help: None, is_refusal: false }
         }

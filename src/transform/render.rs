@@ -61,6 +61,19 @@ impl RenderedFile {
         &self.rendered.text
     }
 
+    /// Its statements one by one, each with where it starts.
+    pub fn statements(&self) -> Vec<(usize, &str)> {
+        let text = self.text();
+        let mut statements = vec![(0, self.statement())];
+        let mut next = self.second_statement;
+        while let Some(start) = next {
+            let Scanned { end, second_statement, .. } = scan(&text[start..]);
+            statements.push((start, &text[start..start + end]));
+            next = second_statement.map(|second| start + second);
+        }
+        statements
+    }
+
     /// Whether the SQL uses that relation.
     pub fn uses(&self, scope: Scope) -> bool {
         self.references.iter().any(|r| r.scope == scope)

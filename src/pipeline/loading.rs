@@ -1,0 +1,103 @@
+//! load.sql and truncate.sql, prepared and planned on the output beforehand, in a transaction that is always undone: what a
+//! server says of them is said before the first rows come. Writes nothing.
+
+use tokio_postgres::Client;
+use tokio_postgres::error::{ErrorPosition, SqlState};
+
+use super::compiled::Compiled;
+use super::definition::Checked;
+use super::error::PipelineError;
+use crate::codes::Code;
+use crate::postgres::error;
+use crate::postgres::ident::quote_ident;
+use crate::sink::SinkError;
+use crate::transform::SqlProblem;
+use crate::transform::render::RenderedFile;
+
+/// What the output refuses of one input table's files. `output` is a session without an open transaction.
+pub async fn check(compiled: &Compiled, output: &Client) -> Checked<()> {
+    let mut problems: Vec<SqlProblem> = Vec::new();
+    for (load, file) in compiled.loads.iter().flatten().zip(compiled.load_files.iter().flatten()) {
+        let columns: Vec<String> =
+            load.columns.iter().map(|c| format!("{} {}", quote_ident(&c.name), c.type_sql)).collect();
+        let relation = format!("CREATE TEMPORARY TABLE {} ({})", load.relation, columns.join(", "));
+        problems.extend(refusal(output, Some(&relation), file).await?);
+    }
+    if let Some(file) = &compiled.truncate {
+        problems.extend(refusal(output, None, file).await?);
+    }
+    let mut told: Vec<SqlProblem> = Vec::new();
+    for problem in problems {
+        if !told.iter().any(|known| known.is_same_mistake(&problem)) {
+            told.push(problem);
+        }
+    }
+    let problems = told;
+    if problems.is_empty() { Ok(()) } else { Err(PipelineError::Problems(problems)) }
+}
+
+/// What is wrong with a file whose statements read the relation that is made by this statement.
+async fn refusal(
+    output: &Client,
+    relation: Option<&str>,
+    file: &RenderedFile,
+) -> Checked<Option<SqlProblem>> {
+    let asking = || SinkError::at("preparing load.sql on the output");
+    output.batch_execute("BEGIN").await.map_err(asking())?;
+    let refused = match relation {
+        Some(sql) => output.batch_execute(sql).await.err().map(|failure| of_relation(&failure, file)),
+        None => None,
+    };
+    let refused = match refused {
+        None => first_refusal(output, file).await,
+        refused => refused,
+    };
+    output.batch_execute("ROLLBACK").await.map_err(asking())?;
+    Ok(refused)
+}
+
+fn of_relation(failure: &tokio_postgres::Error, file: &RenderedFile) -> SqlProblem {
+    let message =
+        format!("the relation that it reads can't be made on the output: {}", error::describe(failure));
+    if failure.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        let help = "GRANT TEMPORARY ON DATABASE … TO the connection's user".to_owned();
+        let problem = file.problem(Code::TemporaryRight, None, message, Some(help));
+        return SqlProblem { is_refusal: true, ..problem };
+    }
+    file.problem(Code::LoadRefused, None, message, None)
+}
+
+async fn first_refusal(output: &Client, file: &RenderedFile) -> Option<SqlProblem> {
+    for (at, (start, sql)) in file.statements().into_iter().enumerate() {
+        let Err((failure, shift)) = prepare(output, sql).await else { continue };
+        let is_about_name = matches!(failure.code().map(SqlState::code), Some("42P01" | "42883" | "3F000"));
+        if at > 0 && is_about_name {
+            // A statement before it may make what it names.
+            return None;
+        }
+        let place = match failure.as_db_error().and_then(|said| said.position()) {
+            Some(ErrorPosition::Original(place)) => (*place as usize).checked_sub(1 + shift),
+            _ => None,
+        };
+        let offset = place.and_then(|place| sql.char_indices().nth(place)).map(|(offset, _)| start + offset);
+        let problem = file.problem(Code::LoadRefused, offset, error::describe(&failure), None);
+        let is_refusal = failure.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+        let code = if is_refusal { Code::SqlRight } else { Code::LoadRefused };
+        return Some(SqlProblem { code, is_refusal, ..problem });
+    }
+    None
+}
+
+/// Has the server parse a statement, and plan it where it can be planned: that asks for rights, and for the unique index of
+/// ON CONFLICT. The error comes with how many characters of ours stand before the statement.
+async fn prepare(output: &Client, sql: &str) -> Result<(), (tokio_postgres::Error, usize)> {
+    output.prepare(sql).await.map_err(|failure| (failure, 0))?;
+    const EXPLAIN: &str = "EXPLAIN ";
+    let word: String = sql.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
+    let can_plan = ["insert", "update", "delete", "merge", "select", "with"];
+    if !can_plan.contains(&word.to_lowercase().as_str()) {
+        return Ok(());
+    }
+    let planned = output.query(&format!("{EXPLAIN}{sql}"), &[]).await;
+    planned.map(drop).map_err(|failure| (failure, EXPLAIN.len()))
+}
