@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::harness::{Scenario, config};
+use super::harness::{Scenario, clickhouse_server, config};
 
 const T: &str = "CREATE TABLE t (id int PRIMARY KEY, note text)";
 
@@ -161,4 +161,21 @@ fn a_pipeline_that_fails_has_its_code_in_the_log_and_in_status() {
     let status = s.start(&["status", dir.to_str().unwrap(), "--json"]).wait();
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
     assert_eq!(status["pipelines"][0]["failure"]["code"], "TRK0802", "{status:#}");
+}
+
+#[test]
+fn files_that_run_in_clickhouse_are_skipped_with_the_reason() {
+    let out = clickhouse_server().database();
+    out.execute("CREATE TABLE seen (id Int32) ENGINE = MergeTree ORDER BY id");
+    let more = ["on: {delete: ignore, truncate: ignore}"];
+    let load = [("load.sql", "INSERT INTO seen SELECT id FROM {{ rows }}")];
+    let s = Scenario::new().on_source(T).to_clickhouse(&out);
+    let s = s.pipeline("seen", &config("t", &format!("{}.seen", out.name), &more), &load);
+    let (code, text) = check(&s, &[]);
+    assert_eq!(code, 0, "{text}");
+    let reason = "skipped  load.sql on the output: ClickHouse prepares no statement without running it";
+    assert_words(
+        &text,
+        &["connection output\n  ok       output: 127.0.0.1:", ", ClickHouse\n", reason, "1 skipped"],
+    );
 }
