@@ -9,8 +9,8 @@ use super::definition::{Checked, Definition, config_problem};
 use super::error::PipelineError;
 use super::output::clickhouse::partial;
 use crate::change::Operation;
-use crate::clickhouse::catalog::Server;
-use crate::clickhouse::mapping::{accepts, propose};
+use crate::clickhouse::catalog::{Column, Server};
+use crate::clickhouse::mapping::{accepts, nullable, propose};
 use crate::clickhouse::{Encoding, PostgresType, Type, quote_ident};
 use crate::codes::Code;
 use crate::config::Action;
@@ -127,11 +127,7 @@ pub fn check_rows(
                     source.sql(),
                     column.type_text
                 );
-                let help = format!(
-                    "ALTER TABLE {sql} MODIFY COLUMN {shown} Nullable({}); or have the source say NOT NULL; or give another value \
-                     in a transform.sql (coalesce)",
-                    column.type_text
-                );
+                let help = null_cure(target, column);
                 problems.push(config_problem(Code::MayBeNull, &definition.pipeline, "output", message, help));
             }
         }
@@ -160,6 +156,19 @@ pub fn check_rows(
         }
     }
     problems
+}
+
+/// What would do where NULLs may come and the column holds none.
+fn null_cure(target: &Target, column: &Column) -> String {
+    let (sql, name) = (target.sql(), quote_ident(&column.name));
+    let others = "have the source say NOT NULL; or give another value in a transform.sql (coalesce)";
+    if target.key.contains(&column.name) {
+        return others.to_owned();
+    }
+    match nullable(&column.type_text) {
+        Some(type_text) => format!("ALTER TABLE {sql} MODIFY COLUMN {name} {type_text}; or {others}"),
+        None => format!("make the column a Nullable(String); or {others}"),
+    }
 }
 
 /// The columns of the relation that load.sql reads.

@@ -1,0 +1,1 @@
+SELECT {{ row.id }} AS id, {{ row.name }} AS name, {{ row.changed_at }} AS changed_at

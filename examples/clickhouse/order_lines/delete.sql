@@ -1,0 +1,1 @@
+SELECT {{ old.id }} AS order_id
