@@ -133,7 +133,7 @@ mod tests {
             text: text.to_owned(),
             parent,
         };
-        let all = vec![
+        let all = [
             candidate(1, "orders", "next_number()", None),
             candidate(2, "next_number", "", None),
             candidate(3, "Odd Name", "SELECT FROM beneath", None),

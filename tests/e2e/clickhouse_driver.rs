@@ -116,6 +116,8 @@ fn what_is_no_clickhouse_is_told() {
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
+            // An answer before the question would be none.
+            let _ = io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
             io::Write::write_all(&mut stream, b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy").unwrap();
         }
     });

@@ -172,7 +172,7 @@ fn a_pipeline_that_stumbles_again_and_again_does_not_keep_the_others_from_gettin
     );
     let mut trucker = s.run();
     s.until_following(&mut trucker, 2);
-    for round in 0..40 {
+    for round in 0..20 {
         s.source
             .execute(&format!("INSERT INTO t SELECT {round} * 1000 + i, 1 FROM generate_series(1, 1000) i"));
     }

@@ -149,9 +149,11 @@ fn unescape(value: &[u8], plain: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
+    type Line<'a> = (&'a [u8], &'a [Option<&'a [u8]>]);
+
     #[test]
     fn a_line_of_copy_is_the_values_that_went_in() {
-        let rows: [(&[u8], &[Option<&[u8]>]); 4] = [
+        let rows: [Line; 4] = [
             (b"1\ta\n", &[Some(b"1"), Some(b"a")]),
             (b"\\N\t\t\\\\N\n", &[None, Some(b""), Some(b"\\N")]),
             (b"a\\tb\\nc\\rd\\\\e\\b\\f\\v\n", &[Some(b"a\tb\nc\rd\\e\x08\x0c\x0b")]),
