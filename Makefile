@@ -33,6 +33,11 @@ fuzz:
 		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
+## trucker beside a native subscription, decoding alone and COPY, some minutes. BENCH=name for one scenario.
+.PHONY: bench
+bench: postgres
+	cargo bench --locked --bench side_by_side
+
 build:
 	cargo build --release --locked
 

@@ -1,0 +1,238 @@
+//! Changes that have piled up, and how long each consumer takes for them: one kind of transaction after the other, the same WAL for
+//! everyone, turn by turn. All are stopped while it is written; a change of its own at the end says when all is there.
+
+use crate::Effort;
+use crate::consumer::Consumer;
+use crate::proxy::DelayingProxy;
+use crate::report::Report;
+use crate::world::{Servers, World};
+
+/// Seven columns, as a shop's orders have them.
+pub const ORDERS: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, customer int NOT NULL, status text NOT NULL, cents bigint NOT NULL, \
+     note text, placed timestamptz NOT NULL, is_paid boolean NOT NULL)";
+
+/// Rows of it, from one number to another.
+fn orders(from: u64, count: u64) -> String {
+    format!(
+        "INSERT INTO orders SELECT i, i % 1000, 'placed', i * 7 % 100000, 'note of order ' || i, now(), i % 3 = 0 \
+         FROM generate_series({from}, {}) i",
+        from + count - 1
+    )
+}
+
+/// One kind of work.
+pub struct Scenario {
+    /// As in the table, and what `BENCH` chooses.
+    pub name: &'static str,
+    tables: String,
+    /// What is there before anybody is attached.
+    fill: String,
+    pipelines: fn(&World),
+    /// Names of the input tables.
+    published: String,
+    /// The work of one repetition, statement by statement, and how many changes that is.
+    work: Box<dyn Fn(u64) -> Vec<String>>,
+    changes: u64,
+    who: Vec<Consumer>,
+    aims: Vec<(&'static str, f64)>,
+    /// How far away trucker's output is, in milliseconds there and back.
+    round_trip: Option<f64>,
+}
+
+const EVERYBODY: [Consumer; 3] = [Consumer::Trucker, Consumer::Native, Consumer::Decoding];
+const NATIVE: &str = "native subscription";
+
+impl Scenario {
+    fn of_orders(name: &'static str, changes: u64, work: impl Fn(u64) -> Vec<String> + 'static) -> Self {
+        Scenario {
+            name,
+            tables: ORDERS.to_owned(),
+            fill: String::new(),
+            pipelines: |world| world.pipeline("orders", &[], &[]),
+            published: "orders".to_owned(),
+            work: Box::new(work),
+            changes,
+            who: EVERYBODY.to_vec(),
+            aims: Vec::new(),
+            round_trip: None,
+        }
+    }
+
+    fn aims(mut self, native: f64) -> Self {
+        self.aims = vec![(NATIVE, native)];
+        self
+    }
+
+    fn filled(mut self, rows: u64) -> Self {
+        self.fill = orders(1, rows);
+        self
+    }
+
+    fn alone(mut self) -> Self {
+        self.who = vec![Consumer::Trucker];
+        self
+    }
+}
+
+/// Where the rows of a repetition begin.
+const STEP: u64 = 10_000_000;
+
+/// All scenarios of catching up.
+pub fn all(effort: Effort) -> Vec<Scenario> {
+    let (inserts, updates, tiny) = (effort.of(500_000), effort.of(250_000), effort.of(100_000));
+    let mut scenarios = vec![
+        Scenario::of_orders("inserts", inserts, move |n| vec![orders(n * STEP, inserts)]).aims(2.0),
+        Scenario::of_orders("updates", updates, move |_| {
+            vec![format!("UPDATE orders SET status = 'paid', cents = cents + 1 WHERE id <= {updates}")]
+        })
+        .filled(updates * 2)
+        .aims(3.0),
+        Scenario::of_orders("deletes", updates, move |n| {
+            vec![format!("DELETE FROM orders WHERE id BETWEEN {} AND {}", (n - 1) * updates + 1, n * updates)]
+        })
+        .filled(updates * effort.repetitions as u64)
+        .aims(2.0),
+        Scenario::of_orders("mixed", 3 * (updates / 3), move |n| {
+            let part = updates / 3;
+            vec![format!(
+                "BEGIN; {}; UPDATE orders SET cents = cents + 1 WHERE id <= {part}; \
+                 DELETE FROM orders WHERE id BETWEEN {} AND {}; COMMIT",
+                orders(n * STEP, part),
+                n * part + 1,
+                (n + 1) * part,
+            )]
+        })
+        .filled((updates / 3) * (effort.repetitions as u64 + 1)),
+        Scenario::of_orders("tiny", tiny, move |n| one_by_one(n, tiny)).aims(4.0),
+        wide(effort),
+    ];
+    scenarios.extend(with_sql(effort));
+    for (name, milliseconds) in [("inserts_2.5ms", 2.5), ("inserts_12ms", 12.0)] {
+        let mut far = Scenario::of_orders(name, inserts, move |n| vec![orders(n * STEP, inserts)]).alone();
+        far.round_trip = Some(milliseconds);
+        scenarios.push(far);
+    }
+    scenarios.extend([many_tables("inserts_of_4", 4, inserts), many_tables("inserts_of_16", 16, inserts)]);
+    scenarios
+}
+
+/// So many transactions of one row. The source needn't wait for its disk while they are made.
+fn one_by_one(n: u64, count: u64) -> Vec<String> {
+    let insert = "INSERT INTO orders VALUES (i, i % 1000, 'placed', i, 'note of order ' || i, now(), false)";
+    let (from, to) = (n * STEP, n * STEP + count - 1);
+    vec![
+        "SET synchronous_commit = off".to_owned(),
+        // By itself: a block can't commit inside of another statement's transaction.
+        format!("DO $$ BEGIN FOR i IN {from} .. {to} LOOP {insert}; COMMIT; END LOOP; END $$"),
+    ]
+}
+
+fn wide(effort: Effort) -> Scenario {
+    let rows = effort.of(10_000);
+    let columns = |make: &dyn Fn(u32) -> String| (1..=40).map(make).collect::<Vec<_>>().join(", ");
+    let table = format!(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, {}, body text NOT NULL); \
+         ALTER TABLE orders ALTER body SET STORAGE EXTERNAL",
+        columns(&|i| format!("c{i} text"))
+    );
+    let values = columns(&|i| format!("'value {i} of row ' || i"));
+    let mut scenario = Scenario::of_orders("wide_and_toast", rows, move |n| {
+        let from = n * STEP;
+        vec![format!(
+            "INSERT INTO orders SELECT i, {values}, repeat(md5(i::text), 320) FROM generate_series({from}, {}) i",
+            from + rows - 1
+        )]
+    });
+    scenario.tables = table;
+    scenario
+}
+
+const CUSTOMERS: &str = "CREATE TABLE customers (id int PRIMARY KEY, country text NOT NULL); \
+     INSERT INTO customers SELECT i, 'country ' || i % 50 FROM generate_series(0, 999) i";
+
+fn with_sql(effort: Effort) -> Vec<Scenario> {
+    let inserts = effort.of(250_000);
+    let mut joined = Scenario::of_orders("joined", inserts, move |n| vec![orders(n * STEP, inserts)]).alone();
+    joined.tables = format!("{ORDERS}; ALTER TABLE orders ADD country text; {CUSTOMERS}");
+    joined.pipelines = |world| {
+        let sql = "SELECT row.id, row.customer, row.status, row.cents, row.note, row.placed, row.is_paid, c.country \
+                   FROM customers c WHERE c.id = row.customer";
+        world.pipeline("orders", &[], &[("transform.sql", sql)]);
+    };
+    let mut loaded =
+        Scenario::of_orders("load_sql", inserts, move |n| vec![orders(n * STEP, inserts)]).alone();
+    loaded.tables =
+        format!("{ORDERS}; CREATE TABLE revenue (customer int PRIMARY KEY, cents bigint NOT NULL)");
+    loaded.pipelines = |world| {
+        let transform = "SELECT new.customer, new.cents, new.id";
+        let load = "WITH sums AS (SELECT customer, sum(cents)::bigint AS cents FROM {{ rows }} GROUP BY customer), \
+                    seen AS (INSERT INTO orders (id, customer, status, cents, placed, is_paid) \
+                    SELECT max(id), 0, '', 0, now(), false FROM {{ rows }} ON CONFLICT DO NOTHING) \
+                    INSERT INTO revenue AS r SELECT customer, cents FROM sums \
+                    ON CONFLICT (customer) DO UPDATE SET cents = r.cents + excluded.cents";
+        world.pipeline(
+            "orders",
+            &["on: {update: ignore, delete: ignore, truncate: ignore}"],
+            &[("transform.sql", transform), ("load.sql", load)],
+        );
+    };
+    vec![joined, loaded]
+}
+
+/// One busy table and others that are idle.
+fn many_tables(name: &'static str, count: u32, inserts: u64) -> Scenario {
+    let mut scenario = Scenario::of_orders(name, inserts, move |n| vec![orders(n * STEP, inserts)]).alone();
+    let idle = (1..count).map(|i| format!("; CREATE TABLE idle_{i} (id int PRIMARY KEY)"));
+    scenario.tables = format!("{ORDERS}{}", idle.collect::<String>());
+    scenario.pipelines = |world| {
+        world.pipeline("orders", &[], &[]);
+        let idle = world
+            .source
+            .rows("SELECT relname FROM pg_class WHERE relname ~ '^idle_[0-9]+$' AND relkind = 'r'");
+        idle.iter().flatten().flatten().for_each(|table| world.pipeline(table, &[], &[]));
+    };
+    scenario
+}
+
+/// Measures one scenario.
+pub fn play(scenario: &Scenario, servers: &Servers, effort: Effort, report: &mut Report) {
+    let world = World::new(servers, &scenario.tables);
+    (scenario.pipelines)(&world);
+    let _proxy = scenario.round_trip.map(|milliseconds| {
+        let proxy = DelayingProxy::start(world.trucker_output.port, milliseconds);
+        world.lead_output_to(proxy.port);
+        proxy
+    });
+    if !scenario.fill.is_empty() {
+        world.source.execute(&scenario.fill);
+    }
+    world.source.execute("ANALYZE");
+    report.scenario(scenario.name, scenario.changes as f64, "changes", &scenario.aims);
+    let is_here =
+        |who: &Consumer| *who != Consumer::Decoding || servers.client_program("pg_recvlogical").is_some();
+    let who: Vec<Consumer> = scenario.who.iter().copied().filter(is_here).collect();
+    who.iter().for_each(|who| who.attach(&world, servers, &scenario.published));
+    for repetition in 1..=effort.repetitions {
+        for statement in (scenario.work)(repetition as u64) {
+            world.source.execute(&statement);
+        }
+        let last = mark(&world, repetition as u64);
+        for turn in 0..who.len() {
+            // Nobody always goes first.
+            let who = who[(turn + repetition) % who.len()];
+            report.add(who.name(), who.catch_up(&world, servers, &last));
+        }
+    }
+    who.iter().for_each(|who| who.detach(&world));
+}
+
+/// A last row, in a transaction of its own; answers how to ask for it.
+fn mark(world: &World, repetition: u64) -> String {
+    let id = repetition * STEP + STEP - 1;
+    let columns = "SELECT string_agg(CASE WHEN attname = 'id' THEN 'ID' WHEN atttypid = 'text'::regtype THEN '''''' \
+         WHEN atttypid = 'bool'::regtype THEN 'false' WHEN atttypid = 'timestamptz'::regtype THEN 'now()' ELSE '0' END, ', ' ORDER BY attnum) \
+         FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attnum > 0 AND NOT attisdropped";
+    let values = world.source.value(columns).replace("ID", &id.to_string());
+    world.source.execute(&format!("INSERT INTO orders VALUES ({values})"));
+    format!("SELECT exists(SELECT FROM orders WHERE id = {id})")
+}
