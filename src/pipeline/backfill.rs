@@ -113,12 +113,7 @@ async fn fill(
     is_staged: bool,
     counts: &Counts,
 ) -> Checked<()> {
-    let types = definition.types(&source.client).await?;
-    let mut copies = Vec::new();
-    for table in &definition.tables {
-        copies.push(Compiled::copy(definition, &source.client, &types, table).await?);
-    }
-    counts.begin_backfill(estimate(source, copies.iter().map(|(copy, _)| copy)).await?);
+    let copies = begin(definition, source, counts).await?;
     if copies.iter().any(|(_, load)| load.is_some()) {
         return fill_by_load(definition, source, writer, copies, counts).await;
     }
@@ -136,6 +131,21 @@ async fn fill(
     let removed = if is_staged { writer.merge_staged(&fills).await? } else { 0 };
     tracing::info!(event = "backfilled", pipeline = %definition.pipeline.name, rows, removed, "backfill done");
     Ok(())
+}
+
+/// What is to be read of each input table; from now on the backfill is counted.
+async fn begin(
+    definition: &Definition,
+    source: &Session,
+    counts: &Counts,
+) -> Checked<Vec<(CopyQuery, Option<Load>)>> {
+    let types = definition.types(&source.client).await?;
+    let mut copies = Vec::new();
+    for table in &definition.tables {
+        copies.push(Compiled::copy(definition, &source.client, &types, table).await?);
+    }
+    counts.begin_backfill(estimate(source, copies.iter().map(|(copy, _)| copy)).await?);
+    Ok(copies)
 }
 
 fn copy_span(definition: &Definition, table: usize) -> Span {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 
-use super::{copy_span, estimate, load_path};
+use super::{begin, copy_span, load_path};
 use crate::change::{Cell, Lsn, Tuple};
 use crate::config::Action;
-use crate::pipeline::compiled::Compiled;
 use crate::pipeline::counts::Counts;
 use crate::pipeline::definition::{Checked, Definition};
 use crate::pipeline::encoding;
@@ -30,12 +29,7 @@ pub async fn fill(
     start_lsn: Lsn,
     counts: &Counts,
 ) -> Checked<()> {
-    let types = definition.types(&source.client).await?;
-    let mut copies = Vec::new();
-    for table in &definition.tables {
-        copies.push(Compiled::copy(definition, &source.client, &types, table).await?);
-    }
-    counts.begin_backfill(estimate(source, copies.iter().map(|(copy, _)| copy)).await?);
+    let copies = begin(definition, source, counts).await?;
     let mut fill = writer.begin_fill(start_lsn, definition.is_only_writer).await?;
     let mut rows = 0;
     for (number, (copy, load)) in copies.iter().enumerate() {
