@@ -16,6 +16,8 @@ pub enum File {
     Trucker,
     /// a pipeline's config.yml
     Pipeline,
+    /// a pipeline's tests/*.yml
+    Test,
 }
 
 /// What can be said about `schema`.
@@ -47,6 +49,7 @@ pub fn schema(arguments: SchemaArguments) -> ExitCode {
     let schema = match arguments.file {
         File::Trucker => schema::project_schema(),
         File::Pipeline => schema::pipeline_schema(),
+        File::Test => schema::test_schema(),
     };
     print(format!("{schema:#}\n").as_bytes())
 }

@@ -72,7 +72,7 @@ enum Command {
     Test(test::Arguments),
     /// Show a small shop at work between two throwaway Postgres servers
     Demo,
-    /// Print the JSON Schema of a configuration file, for editors
+    /// Print the JSON Schema of a configuration or test file, for editors
     Schema(manual::SchemaArguments),
     /// Print a shell's completion script
     Completions(manual::CompletionsArguments),

@@ -38,6 +38,9 @@ mod good_projects;
 #[cfg(test)]
 mod schema_tests;
 
+#[cfg(test)]
+pub(crate) use schema_tests::accepts_text;
+
 pub use connection::{
     ClickHouseConnection, Connection, OnWalBudget, PostgresConnection, RootCertificates, SslMode, WalBudget,
 };

@@ -6,6 +6,10 @@ use serde_json::{Map, Value, json};
 use super::connections::{CLICKHOUSE_KEYS, POSTGRES_KEYS};
 use super::pipelines::{INPUT_KEYS, ON_KEYS, OUTPUT_KEYS, PIPELINE_KEYS};
 
+mod test_file;
+
+pub use test_file::test_schema;
+
 const DRAFT: &str = "http://json-schema.org/draft-07/schema#";
 
 /// The schema of trucker.yml.
@@ -223,7 +227,8 @@ mod tests {
         let mut found = Vec::new();
         walk(&project_schema(), "trucker", &mut found);
         walk(&pipeline_schema(), "pipeline", &mut found);
-        assert!(found.len() > 60);
+        walk(&test_schema(), "test", &mut found);
+        assert!(found.len() > 75);
         for (path, property) in found {
             let description = property.get("description").and_then(Value::as_str).unwrap_or_default();
             assert!(!description.is_empty(), "{path}: say what it means");

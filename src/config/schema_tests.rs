@@ -6,7 +6,7 @@ use boon::{Compiler, Schemas};
 use serde_json::{Value, json};
 
 use super::broken_projects::{cases_of, write_files};
-use super::expression::expand;
+use super::expression::{Expanded, expand};
 use super::report::Report;
 use super::source_file::SourceFile;
 use super::yaml::{Kind, Node, parse};
@@ -25,14 +25,27 @@ pub(super) fn verdicts(dir: &Path, variables: &Variables) -> Vec<(PathBuf, bool)
         }
     }
     let verdict = |(path, schema): (PathBuf, Value)| {
-        let instance = tree(&path, variables)?;
-        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
-        compiler.add_resource("schema.json", schema).unwrap();
-        let schema = compiler.compile("schema.json", &mut schemas).unwrap();
-        let is_accepted = schemas.validate(&instance, schema).is_ok();
+        let is_accepted = accepts(schema, &tree(&path, variables)?);
         Some((path, is_accepted))
     };
     files.into_iter().filter(|(path, _)| path.is_file()).filter_map(verdict).collect()
+}
+
+fn accepts(schema: Value, instance: &Value) -> bool {
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    compiler.add_resource("schema.json", schema).unwrap();
+    let schema = compiler.compile("schema.json", &mut schemas).unwrap();
+    schemas.validate(instance, schema).is_ok()
+}
+
+/// Whether the schema accepts the text as an editor has it, with its expressions as they stand.
+pub(crate) fn accepts_text(schema: Value, text: &str) -> bool {
+    let report = Report::default();
+    let dir = write_files(&[("file.yml".to_owned(), text.to_owned())]);
+    let file = SourceFile::read(dir.path().join("file.yml"), &report).unwrap();
+    parse(&file, &Expanded::verbatim(&file), &report)
+        .and_then(|tree| value(&tree))
+        .is_some_and(|tree| accepts(schema, &tree))
 }
 
 /// The file as an editor has it, with the values of its expressions.
@@ -92,4 +105,50 @@ fn schemas_refuse_what_the_readers_refuse_for_its_keys_and_nothing_that_they_tak
         }
     }
     assert!(refused > 20 && accepted > 20, "{refused} refused, {accepted} accepted");
+}
+
+#[test]
+fn the_schema_of_tests_takes_what_their_reader_takes() {
+    let rows = "[{id: 1, total: null, note: {a: [1]}, at: <any>}]";
+    let (sql, expect) = ("UPDATE t SET a = 1", "expect: []");
+    let cases = [
+        (format!("expect: {rows}"), true),
+        (format!("expect: {{public.t: {rows}, trucker.dead_letters: []}}"), true),
+        (format!("given: {sql}\n{expect}"), true),
+        (format!("given: {{t: {rows}}}\ngiven_output: [{sql}, {{t: {rows}}}]\n{expect}"), true),
+        (format!("env: {{REGION: eu, LIMIT: 5}}\nwith: customers\n{expect}"), true),
+        (format!("with: [customers, parts]\nchanges: {sql}\nfails: division by zero"), true),
+        (
+            format!("changes:\n  - insert: {{t: {rows}}}\n    delete: {{t: {rows}}}\n  - {sql}\n{expect}"),
+            true,
+        ),
+        (format!("changes: {{truncate: [t, u]}}\nsteps: [{{changes: {{truncate: t}}, {expect}}}]"), true),
+        (format!("returns: {{insert: {rows}, update: [], delete: []}}"), true),
+        ("given: {t: []}".to_owned(), false),
+        ("steps: [{changes: DELETE FROM t}]".to_owned(), false),
+        (format!("expected: {rows}"), false),
+        (format!("{expect}\ngiven: {{t: {{id: 1}}}}"), false),
+        (format!("{expect}\ngiven: {{t: [1]}}"), false),
+        (format!("{expect}\nenv: REGION"), false),
+        (format!("{expect}\nenv: {{REGION: [eu]}}"), false),
+        (format!("{expect}\nwith: []"), false),
+        (format!("{expect}\nwith: {{a: b}}"), false),
+        (format!("{expect}\nchanges: {{upsert: {{t: {rows}}}}}"), false),
+        (format!("{expect}\nchanges: {{insert: [t]}}"), false),
+        (format!("{expect}\nchanges: {{truncate: []}}"), false),
+        (format!("{expect}\nsteps: []"), false),
+        (format!("{expect}\nsteps: {{{expect}}}"), false),
+        (format!("{expect}\nsteps: [{{given: {sql}}}]"), false),
+        (format!("{expect}\nreturns: {{truncate: []}}"), false),
+        (format!("{expect}\nreturns: []"), false),
+        (format!("{expect}\nfails: [a]"), false),
+        ("expect: 5".to_owned(), false),
+        ("[]".to_owned(), false),
+    ];
+    for (text, is_taken) in cases {
+        let dir = write_files(&[("test.yml".to_owned(), text.clone())]);
+        let read = super::read_test_file(&dir.path().join("test.yml"));
+        assert_eq!(read.is_ok(), is_taken, "{text}: {:?}", read.err().map(|error| error.to_string()));
+        assert_eq!(accepts_text(schema::test_schema(), &text), is_taken, "the schema: {text}");
+    }
 }

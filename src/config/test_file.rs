@@ -157,15 +157,17 @@ impl TestFile {
 /// The schema of what the SQL returned: a table for each operation.
 pub const RETURNED: &str = "trucker_returned";
 
-const STEP_KEYS: [&str; 4] = ["changes", "expect", "returns", "fails"];
-const FILE_KEYS: [&str; 9] =
+pub(super) const STEP_KEYS: [&str; 4] = ["changes", "expect", "returns", "fails"];
+pub(super) const FILE_KEYS: [&str; 9] =
     ["env", "with", "given", "given_output", "changes", "expect", "returns", "fails", "steps"];
-const OPERATIONS: [(&str, TestOperation); 4] = [
+pub(super) const OPERATIONS: [(&str, TestOperation); 4] = [
     ("insert", TestOperation::Insert),
     ("update", TestOperation::Update),
     ("delete", TestOperation::Delete),
     ("truncate", TestOperation::Truncate),
 ];
+/// The operations that SQL returns rows for.
+pub(super) const RETURNING: [&str; 3] = ["insert", "update", "delete"];
 const TABLES: &str = "write it as\npublic.orders:\n  - {id: 1, total: 2.50}";
 
 /// Reads a test file.
@@ -327,7 +329,7 @@ impl<'a> TestReader<'a> {
     }
 
     fn returns(&self, node: &'a Node) -> Option<Vec<Expectation>> {
-        self.reader.map(node, "`returns`", &["insert", "update", "delete"])?;
+        self.reader.map(node, "`returns`", &RETURNING)?;
         let operation = |(key, node): &'a (super::yaml::Key, Node)| {
             let table = TableName { schema: RETURNED.to_owned(), table: key.name.clone() };
             let rows = self.rows(node, &format!("`{}`", key.name))?;

@@ -10,14 +10,14 @@ connections:
     host: localhost
     database: webapp
     user: trucker
-    pass: {{ env("WEBAPP_PASSWORD") }}
+    pass: '{{ env("WEBAPP_PASSWORD") }}'
     # sslmode: verify-full # over a network
   - name: warehouse # and write here
     adapter: postgres
     host: localhost
     database: warehouse
     user: trucker
-    pass: {{ env("WAREHOUSE_PASSWORD") }}
+    pass: '{{ env("WAREHOUSE_PASSWORD") }}'
 "#;
 
 const CONFIG: &str = "\

@@ -92,8 +92,8 @@ fn connection(to: &PostgresConnection, is_known: bool) -> String {
     line("database", &yaml_scalar(&to.database));
     line("user", &yaml_scalar(&to.user));
     match (&to.pass, is_known) {
-        (None, true) => line("# pass", &format!("{{{{ env(\"{variable}\") }}}}")),
-        _ => line("pass", &format!("{{{{ env(\"{variable}\") }}}}")),
+        (None, true) => line("# pass", &format!("'{{{{ env(\"{variable}\") }}}}'")),
+        _ => line("pass", &format!("'{{{{ env(\"{variable}\") }}}}'")),
     }
     if let Some(mode) = mode {
         line("sslmode", mode);

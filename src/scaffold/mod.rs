@@ -1,6 +1,7 @@
 //! `trucker init`: a project from live tables, or a small example to begin with. Owns what is written; never writes over
 //! a file, never writes a password, changes nothing on a server.
 
+mod editor;
 mod example;
 mod files;
 mod proposal;
@@ -69,6 +70,7 @@ pub async fn write_project(wishes: &Wishes) -> Result<Vec<PathBuf>, ScaffoldErro
         Some((from, tables)) => from_tables(wishes, from, tables).await?,
         None => example::files(&wishes.name),
     };
+    let files: Vec<File> = files.into_iter().map(editor::with_schema).collect();
     write(&wishes.dir, &files)
 }
 
@@ -79,12 +81,22 @@ fn write(dir: &Path, files: &[File]) -> Result<Vec<PathBuf>, ScaffoldError> {
         return Err(ScaffoldError::Exists(existing));
     }
     for (path, (_, text)) in paths.iter().zip(files) {
-        let parent = path.parent().unwrap_or(dir);
-        std::fs::create_dir_all(parent)
-            .and_then(|()| std::fs::write(path, text))
-            .map_err(|source| ScaffoldError::Write { path: path.clone(), source })?;
+        write_file(path, text)?;
+    }
+    for (name, schema) in editor::schemas() {
+        let path = dir.join(name);
+        if !path.exists() {
+            write_file(&path, &schema)?;
+        }
     }
     Ok(paths)
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), ScaffoldError> {
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    folder
+        .and_then(|()| std::fs::write(path, text))
+        .map_err(|source| ScaffoldError::Write { path: path.to_owned(), source })
 }
 
 async fn from_tables(

@@ -82,6 +82,16 @@ fn a_project_from_live_tables_passes_its_tests_and_fills_the_output() {
         r#"SELECT id, mood, pieces, "Odd Name", double FROM sales.orders"#,
     );
     s.assert_table_same("customers");
+    for (file, schema) in [
+        ("trucker.yml", ".trucker/trucker.json"),
+        ("parts/config.yml", "../.trucker/pipeline.json"),
+        ("orders/tests/first.yml", "../../.trucker/test.json"),
+    ] {
+        let file = dir.join(file);
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(text.lines().next(), Some(&*format!("# yaml-language-server: $schema={schema}")));
+        assert!(file.parent().unwrap().join(schema).is_file(), "{schema}");
+    }
     // Nothing is written over, and nothing is written beside it.
     let before = all_files(&dir);
     fs::remove_file(dir.join("trucker.yml")).unwrap();

@@ -16,6 +16,7 @@ fn schemas_completions_and_man_pages_know_the_commands_and_keys() {
     let schema: serde_json::Value = serde_json::from_str(&printed(&s, &["schema"])).unwrap();
     assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
     assert!(printed(&s, &["schema", "pipeline"]).contains("\"replace\""));
+    assert!(printed(&s, &["schema", "test"]).contains("\"given_output\""));
     for shell in ["bash", "zsh", "fish"] {
         assert!(printed(&s, &["completions", shell]).contains("teardown"), "{shell}");
     }
