@@ -142,12 +142,14 @@ enum Next {
 impl SourceTask {
     /// Runs until told to end, or until only a person can help.
     pub async fn run(mut self) -> Result<(), SourceError> {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut gone_from) = (PAUSE_MIN, None);
         loop {
             let Some(from) = self.start().await else { return Ok(()) };
             self.health.enter(StreamState::Connecting);
-            let started = match self.verify(from).await {
-                Ok(()) => ReplicationStream::start(&self.connection, &self.slot, &self.slot, from)
+            let verified = self.verify(from, gone_from.take()).await;
+            let read_from = verified.as_ref().ok().copied().flatten();
+            let started = match verified {
+                Ok(_) => ReplicationStream::start(&self.connection, &self.slot, &self.slot, from)
                     .await
                     .map_err(|error| self.failed(error)),
                 Err(error) => Err(error),
@@ -165,6 +167,8 @@ impl SourceTask {
                 Ok(Next::Restart) => continue,
                 Err(error) if !error.is_transient() => return Err(error),
                 Err(error) => {
+                    gone_from = read_from
+                        .filter(|_| matches!(error, SourceError::Stream(StreamError::WalRemoved(_))));
                     self.health.retry(error.code(), error.to_string());
                     tracing::warn!(event = "reconnecting", code = %error.code(), connection = %self.connection.name,
                         pause_ms = pause.as_millis() as u64, "{error}; connecting again");
@@ -178,8 +182,10 @@ impl SourceTask {
     }
 
     /// Sees that the server is still the one that the pipelines' positions are of: before every stream, since what is
-    /// behind an address may have been replaced while we were away. The server itself starts wherever it is told to.
-    async fn verify(&mut self, from: Lsn) -> Result<(), SourceError> {
+    /// behind an address may have been replaced while we were away. The server itself starts wherever it is told to. Answers
+    /// where it will begin to read WAL. `gone_from` is where it began when it missed some, if it just did: it keeps what the
+    /// slot needs now, and reads from where the slot stood when the stream began. So a slot that has gone on since is a good one.
+    async fn verify(&mut self, from: Lsn, gone_from: Option<Lsn>) -> Result<Option<Lsn>, SourceError> {
         let session = connect(&self.connection, Purpose::Control).await.map_err(StreamError::from)?;
         let now = if self.is_standby {
             let mut standby = Standby::connect(&self.connection).await.map_err(StreamError::from)?;
@@ -194,7 +200,8 @@ impl SourceTask {
             .await
             .map_err(SourceError::Asking)?;
         let Some(slot) = slot else { return Err(self.slot_is_gone()) };
-        if let Some(reason) = &slot.lost {
+        let is_gone = (gone_from.is_some() && gone_from == slot.restart_lsn).then_some("wal_removed");
+        if let Some(reason) = slot.lost.as_deref().or(is_gone) {
             return Err(SourceError::Lost(lost(&self.connection.name, &self.slot, reason).one_line()));
         }
         let confirmed = slot.confirmed_flush_lsn.unwrap_or_default();
@@ -217,7 +224,7 @@ impl SourceTask {
                 now.flush_lsn
             )
         } else {
-            return Ok(());
+            return Ok(slot.restart_lsn);
         };
         Err(SourceError::Replaced(wrong))
     }
@@ -339,7 +346,7 @@ impl SourceTask {
     fn failed(&self, error: StreamError) -> SourceError {
         match error {
             StreamError::SlotMissing(_) => self.slot_is_gone(),
-            StreamError::Server(said) if said.code == "42704" && said.message.contains("publication") => {
+            StreamError::Server(said) if said.routine == "get_publication_oid" => {
                 SourceError::NoPublication(self.slot.clone())
             }
             error => error.into(),
@@ -362,11 +369,11 @@ impl SourceTask {
                 // A server that shuts down asks again and again until all that it sent is confirmed.
                 self.router.advance(reply_requested || self.is_behind_target()).await;
             }
-            Frame::Notice { severity, message, .. } if message.contains("skipped loading publication") => {
+            Frame::Notice { severity, message, routine, .. } if routine == "LoadPublications" => {
                 tracing::error!(event = "publication_missing", code = %Code::PublicationGone, "{severity}: {message}");
                 return Err(SourceError::NoPublication(self.slot.clone()));
             }
-            Frame::Notice { severity, code, message } => {
+            Frame::Notice { severity, code, message, .. } => {
                 tracing::warn!(event = "server_notice", connection = %self.connection.name, severity, code,
                     "the source says: {message}");
             }

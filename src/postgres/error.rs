@@ -23,6 +23,8 @@ pub struct ServerError {
     pub hint: Option<String>,
     /// What it is about, as far as the server says: table, column, constraint.
     pub place: Vec<(&'static str, String)>,
+    /// Which function of the server's says it: the same whatever language its words are in.
+    pub routine: String,
 }
 
 impl ServerError {
@@ -40,9 +42,10 @@ impl ServerError {
             message: error.message().to_owned(),
             hint: error.hint().map(str::to_owned),
             place: place.into_iter().filter_map(|(k, v)| v.map(|v| (k, v.to_owned()))).collect(),
+            routine: error.routine().unwrap_or_default().to_owned(),
         };
         let is_within_function = matches!(error.position(), Some(ErrorPosition::Internal { .. }));
-        said.without_values(error.file(), error.routine(), is_within_function)
+        said.without_values(error.file(), is_within_function)
     }
 
     /// From the body of an ErrorResponse or NoticeResponse. What can't be read of it is left out.
@@ -53,8 +56,9 @@ impl ServerError {
             message: String::new(),
             hint: None,
             place: Vec::new(),
+            routine: String::new(),
         };
-        let (mut file, mut routine, mut is_within_function) = (None, None, false);
+        let (mut file, mut is_within_function) = (None, false);
         for field in body.split(|&byte| byte == 0) {
             let Some((kind, value)) = field.split_first() else { break };
             let value = String::from_utf8_lossy(value).into_owned();
@@ -69,19 +73,19 @@ impl ServerError {
                 b'c' => error.place.push(("column", value)),
                 b'n' => error.place.push(("constraint", value)),
                 b'F' => file = Some(value),
-                b'R' => routine = Some(value),
+                b'R' => error.routine = value,
                 b'q' => is_within_function = true,
                 _ => {}
             }
         }
-        error.without_values(file.as_deref(), routine.as_deref(), is_within_function)
+        error.without_values(file.as_deref(), is_within_function)
     }
 
     /// What of it may be shown. A function's own words may say anything, under any code, in any field; and what is wrong
     /// with SQL that a function has put together may be the values in it.
-    fn without_values(self, file: Option<&str>, routine: Option<&str>, is_within_function: bool) -> Self {
+    fn without_values(self, file: Option<&str>, is_within_function: bool) -> Self {
         let is_raised = ["P0", "38"].iter().any(|class| self.code.starts_with(class))
-            || routine == Some("exec_stmt_raise")
+            || self.routine == "exec_stmt_raise"
             || file.is_some_and(|file| RAISING_FILES.iter().any(|start| file.starts_with(start)));
         if is_raised {
             let message = "raised by a function; its words are in the server's log".to_owned();

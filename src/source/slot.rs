@@ -23,6 +23,8 @@ pub struct Slot {
     pub plugin: Option<String>,
     /// What the server may forget WAL before.
     pub confirmed_flush_lsn: Option<Lsn>,
+    /// Where reading WAL begins, to have the whole of every transaction from `confirmed_flush_lsn` on.
+    pub restart_lsn: Option<Lsn>,
     /// Process that streams from it.
     pub active_pid: Option<i32>,
     /// Why it can't be used any more.
@@ -48,7 +50,8 @@ pub async fn fetch(
     };
     let failover = if server_version >= 170_000 { "failover" } else { "false" };
     let sql = format!(
-        "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary, {failover}, two_phase \
+        "SELECT database::text, plugin::text, confirmed_flush_lsn::text, active_pid, {lost}, temporary, {failover}, two_phase, \
+         restart_lsn::text \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = $1"
     );
     let Some(row) = client.query_opt(&sql, &[&name]).await? else { return Ok(None) };
@@ -61,6 +64,7 @@ pub async fn fetch(
         is_temporary: row.try_get(5)?,
         is_failover: row.try_get(6)?,
         is_two_phase: row.try_get(7)?,
+        restart_lsn: row.try_get::<_, Option<String>>(8)?.and_then(|text| text.parse().ok()),
     }))
 }
 

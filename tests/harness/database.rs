@@ -21,8 +21,7 @@ const PLAIN_TEXT: &str = "-c DateStyle=ISO,YMD -c IntervalStyle=postgres -c byte
 /// The source that all tests share.
 pub fn source_server() -> &'static PostgresServer {
     static SERVER: OnceLock<PostgresServer> = OnceLock::new();
-    // Checkpoints of a busy server have removed WAL that a slot still needed, where its walsenders come and go all the time.
-    SERVER.get_or_init(|| private_server(ServerOptions::default().set("wal_keep_size", "1GB")))
+    SERVER.get_or_init(|| private_server(ServerOptions::default()))
 }
 
 /// The output that all tests share.

@@ -62,6 +62,8 @@ pub enum Frame {
         code: String,
         /// Its words.
         message: String,
+        /// Which function of the server's says it, whatever language its words are in.
+        routine: String,
     },
 }
 
@@ -90,6 +92,9 @@ pub enum StreamError {
     /// The slot is there but can't be read: invalidated, or of another database.
     #[error("{0}")]
     SlotUnusable(Box<ServerError>),
+    /// WAL that was to be read is gone. If the slot has gone on since the stream began, it isn't needed any more.
+    #[error("{0}")]
+    WalRemoved(Box<ServerError>),
     /// The server reports another error.
     #[error("{0}")]
     Server(Box<ServerError>),
@@ -103,7 +108,10 @@ impl StreamError {
     pub fn code(&self) -> Code {
         match self {
             StreamError::Connect(error) => error.code(),
-            StreamError::Lost(_) | StreamError::Ended | StreamError::Silent(_) => Code::StreamBroke,
+            StreamError::Lost(_)
+            | StreamError::Ended
+            | StreamError::Silent(_)
+            | StreamError::WalRemoved(_) => Code::StreamBroke,
             StreamError::SlotActive(_) => Code::Held,
             StreamError::SlotMissing(_) => Code::SlotGone,
             StreamError::SlotUnusable(_) => Code::SlotLost,
@@ -120,6 +128,7 @@ impl StreamError {
             StreamError::Lost(_)
             | StreamError::Ended
             | StreamError::Silent(_)
+            | StreamError::WalRemoved(_)
             | StreamError::SlotActive(_) => true,
             StreamError::SlotMissing(_) | StreamError::SlotUnusable(_) | StreamError::Protocol(_) => false,
         }
@@ -131,7 +140,16 @@ impl From<RawError> for StreamError {
         match error {
             RawError::Io(error) => StreamError::Lost(error),
             RawError::Malformed(reason) => StreamError::Protocol(reason),
-            RawError::Server(error) => StreamError::Server(error),
+            RawError::Server(error) => error.into(),
+        }
+    }
+}
+
+impl From<Box<ServerError>> for StreamError {
+    fn from(error: Box<ServerError>) -> Self {
+        match error.routine.as_str() {
+            "CheckXLogRemoved" | "WalSndSegmentOpen" => StreamError::WalRemoved(error),
+            _ => StreamError::Server(error),
         }
     }
 }
@@ -275,7 +293,7 @@ fn refused(error: RawError) -> StreamError {
             "55006" => StreamError::SlotActive(error),
             "42704" => StreamError::SlotMissing(error),
             "55000" => StreamError::SlotUnusable(error),
-            _ => StreamError::Server(error),
+            _ => error.into(),
         },
         other => other.into(),
     }
@@ -288,10 +306,10 @@ impl Frame {
             b'd' => decode_copy_data(message.body).map(Some),
             b'N' => {
                 let notice = ServerError::decode(&message.body);
-                let ServerError { severity, code, message, .. } = notice;
-                Ok(Some(Frame::Notice { severity, code, message }))
+                let ServerError { severity, code, message, routine, .. } = notice;
+                Ok(Some(Frame::Notice { severity, code, message, routine }))
             }
-            b'E' => Err(StreamError::Server(Box::new(ServerError::decode(&message.body)))),
+            b'E' => Err(Box::new(ServerError::decode(&message.body)).into()),
             b'c' | b'C' | b'Z' => Err(StreamError::Ended),
             b'S' => Ok(None),
             other => Err(StreamError::Protocol(format!(
@@ -357,8 +375,8 @@ mod tests {
             ),
             (
                 b'N',
-                b"VWARNING\0C01000\0Mskipped\0\0",
-                r#"Some(Notice { severity: "WARNING", code: "01000", message: "skipped" })"#,
+                b"VWARNING\0C01000\0Mskipped\0RLoadPublications\0\0",
+                r#"Some(Notice { severity: "WARNING", code: "01000", message: "skipped", routine: "LoadPublications" })"#,
             ),
             (b'S', b"TimeZone\0UTC\0", "None"),
             (
@@ -397,14 +415,16 @@ mod tests {
 
     #[test]
     fn a_refusal_to_start_says_what_is_wrong_with_the_slot() {
-        for (code, expected, transient) in [
-            ("55006", "SlotActive", true),
-            ("42704", "SlotMissing", false),
-            ("55000", "SlotUnusable", false),
-            ("57P03", "Server", true),
-            ("42501", "Server", false),
+        for (code, routine, expected, transient) in [
+            ("55006", "ReplicationSlotAcquire", "SlotActive", true),
+            ("42704", "ReplicationSlotAcquire", "SlotMissing", false),
+            ("55000", "CreateDecodingContext", "SlotUnusable", false),
+            ("XX000", "CheckXLogRemoved", "WalRemoved", true),
+            ("58P01", "WalSndSegmentOpen", "WalRemoved", true),
+            ("57P03", "ProcessStartupPacket", "Server", true),
+            ("42501", "CheckLogicalDecodingRequirements", "Server", false),
         ] {
-            let body = format!("VERROR\0C{code}\0Mno\0\0");
+            let body = format!("VERROR\0C{code}\0Mno\0R{routine}\0\0");
             let error = refused(RawError::Server(Box::new(ServerError::decode(body.as_bytes()))));
             assert!(format!("{error:?}").starts_with(expected), "{error:?}");
             assert_eq!(error.is_transient(), transient, "{code}");
