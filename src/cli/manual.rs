@@ -4,7 +4,6 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::config::schema;
@@ -57,13 +56,13 @@ pub fn schema(arguments: SchemaArguments) -> ExitCode {
 /// Prints a shell's completion script.
 pub fn completions(arguments: CompletionsArguments) -> ExitCode {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut super::Cli::command(), "trucker", &mut script);
+    clap_complete::generate(arguments.shell, &mut super::command(), "trucker", &mut script);
     print(&script)
 }
 
 /// Prints or writes man pages.
 pub fn man(arguments: ManArguments) -> ExitCode {
-    let command = super::Cli::command();
+    let command = super::command();
     let done = match &arguments.out {
         Some(out) => write_pages(out, command),
         None => page(command).and_then(|page| stdout().write_all(&page)),

@@ -22,7 +22,7 @@ use std::io::{Write, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Loaded};
 use crate::engine::ask::Answer;
@@ -78,6 +78,11 @@ enum Command {
     Completions(manual::CompletionsArguments),
     /// Print the man page, or write those of all commands
     Man(manual::ManArguments),
+}
+
+/// The program's arguments, for what describes or checks them.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the arguments name.

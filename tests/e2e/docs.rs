@@ -11,27 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::harness::{Scenario, source_server};
-
-struct Block {
-    info: String,
-    text: String,
-    line: usize,
-}
-
-fn blocks(page: &str) -> Vec<Block> {
-    let (mut blocks, mut open): (Vec<Block>, Option<Block>) = (Vec::new(), None);
-    for (number, line) in page.lines().enumerate() {
-        match (line.strip_prefix("```"), open.take()) {
-            (Some(_), Some(block)) => blocks.push(block),
-            (Some(info), None) => {
-                open = Some(Block { info: info.trim().to_owned(), text: String::new(), line: number + 1 });
-            }
-            (None, Some(block)) => open = Some(Block { text: block.text + line + "\n", ..block }),
-            (None, None) => {}
-        }
-    }
-    blocks
-}
+use super::pages::blocks;
 
 /// The page's databases are those of the scenario.
 fn placed(s: &Scenario, text: &str) -> String {
@@ -94,7 +74,7 @@ fn run_page(name: &str) {
             }
             ("sql", "webapp") => s.source.execute(&block.text),
             ("sql", "warehouse") => s.output.execute(&block.text),
-            (_, "") => {}
+            (language, "") => panic!("{at}: what is to be done with ```{language}?"),
             (_, file) => {
                 fs::write(dir.join(file), &block.text).unwrap_or_else(|error| panic!("{at}: {error}"))
             }

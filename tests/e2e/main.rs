@@ -49,6 +49,7 @@ mod notify;
 mod observability;
 mod operator;
 mod output_trouble;
+mod pages;
 mod permissions;
 mod plan;
 mod preview;
