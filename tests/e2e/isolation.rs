@@ -120,16 +120,16 @@ fn a_failed_pipeline_keeps_the_wal_that_it_still_needs() {
     s.output.execute("ALTER TABLE bad ADD CHECK (v < 100)");
     let mut trucker = s.run();
     s.until_following(&mut trucker, 2);
-    let lsn = s.source.value("SELECT pg_current_wal_lsn()");
     s.source.execute("INSERT INTO t VALUES (1, 1000)");
+    // What others write on the server comes in between: no distance would do.
+    let lsn = s.source.value("SELECT pg_current_wal_lsn()");
     for n in 2..50 {
         s.source.execute(&format!("INSERT INTO t VALUES ({n}, {n}); SELECT pg_switch_wal()"));
     }
     s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
     let slot = s.slot();
-    let kept = format!(
-        "SELECT confirmed_flush_lsn - '{lsn}' < 5000 FROM pg_replication_slots WHERE slot_name = '{slot}'"
-    );
+    let kept =
+        format!("SELECT confirmed_flush_lsn < '{lsn}' FROM pg_replication_slots WHERE slot_name = '{slot}'");
     assert!(s.source.is(&kept), "the slot went past the failed change");
     trucker.kill9();
     s.output.execute("ALTER TABLE bad DROP CONSTRAINT bad_v_check");
@@ -176,12 +176,11 @@ fn a_pipeline_that_stumbles_again_and_again_does_not_keep_the_others_from_gettin
         s.source
             .execute(&format!("INSERT INTO t SELECT {round} * 1000 + i, 1 FROM generate_series(1, 1000) i"));
     }
-    let written = std::time::Instant::now();
     s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM good");
-    assert!(written.elapsed().as_secs() < 20, "took {:?}", written.elapsed());
-    s.source.execute("INSERT INTO t VALUES (-1, 1)");
+    trucker.until("stumbling", || s.output.number("SELECT last_value FROM tries") >= 3);
+    // However often it stumbles on a slow machine before it has all, the others have it already.
+    s.output.execute("DROP TRIGGER stumble ON bad");
     s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM bad");
-    assert!(s.output.number("SELECT last_value FROM tries") >= 3, "it never stumbled");
     s.assert_same("SELECT * FROM t", "SELECT * FROM good");
 }
 
