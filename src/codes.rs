@@ -63,6 +63,7 @@ codes! {
     "0124" UnknownPipeline "there is no pipeline of that name",
     "0125" NoBackfill "the pipeline has no backfill",
     "0126" TooManyProblems "there are more problems than are shown",
+    "0127" PipelineGone "a pipeline's folder is gone",
     // Templates.
     "0201" TemplateSyntax "a template is malformed",
     "0202" VariableUnset "an environment variable isn't set",
@@ -157,6 +158,7 @@ codes! {
     "0710" SqlType "a result's type doesn't fit the output's column",
     "0711" SqlRefused "the source refuses the SQL",
     "0712" LoadRefused "the output refuses load.sql or truncate.sql",
+    "0713" SqlChanged "the SQL isn't what the pipeline was filled by",
     // While it runs.
     "0801" SqlFailed "the SQL fails on a change",
     "0802" ValueUnfit "a value doesn't fit",
@@ -177,6 +179,9 @@ codes! {
     "0817" RightLost "a right is missing while it runs",
     "0818" Bug "a mistake of trucker's",
     "0819" RowsAhead "the output holds rows of another history",
+    "0820" PutAside "changes were put aside",
+    "0821" ColumnRetyped "an input column has another type than it had",
+    "0822" ColumnGone "an input column is gone",
     // Processes.
     "0901" Held "another process has the project",
     "0902" Fenced "another process has taken over",

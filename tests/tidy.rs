@@ -367,6 +367,23 @@ fn metrics_are_those_of_the_docs() {
 }
 
 #[test]
+fn every_code_is_one_that_the_program_gives() {
+    let table = text_of("src/codes.rs");
+    let table = table.split("\ncodes! {").nth(1).unwrap().split("\n}").next().unwrap();
+    let names: Vec<&str> =
+        table.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_whitespace().nth(1)).collect();
+    let sources = sources();
+    let program =
+        sources.iter().filter(|source| source.is_below("src") && !source.path.ends_with("codes.rs"));
+    let text: String =
+        program.flat_map(|source| source.program()).map(|(_, line)| format!("{line}\n")).collect();
+    let used: BTreeSet<String> =
+        text.match_indices("Code::").map(|(at, _)| identifier(&text[at + "Code::".len()..])).collect();
+    let idle: Vec<_> = names.iter().filter(|name| !used.contains(**name)).collect();
+    assert!(names.len() > 100 && idle.is_empty(), "codes that nothing gives: {idle:?}");
+}
+
+#[test]
 fn events_are_those_of_the_docs() {
     let mut code = BTreeSet::new();
     for source in sources().iter().filter(|source| source.is_below("src")) {

@@ -1,7 +1,7 @@
 //! Finds the valid name that somebody who wrote another one probably meant.
 
 /// The nearest of the names, if one is near.
-pub(super) fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     let word = word.to_lowercase();
     let names: Vec<&str> = names.into_iter().collect();
     let typo = names

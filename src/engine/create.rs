@@ -53,7 +53,7 @@ pub async fn create_slots(
 async fn retire_orphans(project: &PreparedProject) -> Result<(), EngineError> {
     for (connection, pipeline) in orphans(project).await? {
         let Some(output) = project.outputs.get(&connection) else { continue };
-        tracing::warn!(event = "pipeline_gone", pipeline = %pipeline,
+        tracing::warn!(event = "pipeline_gone", code = %Code::PipelineGone, pipeline = %pipeline,
             "the pipeline's folder is gone: its place is given up; bringing it back means a new backfill");
         let key = CheckpointKey { project: project.name.clone(), pipeline };
         let done = output.ledger().reset(&key).await;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::change::Lsn;
+use crate::codes::Code;
 use crate::sink::DeadLetter;
 
 use super::counts::Counts;
@@ -45,6 +46,7 @@ impl Letters {
             if self.untold > 0 {
                 tracing::warn!(
                     event = "dead_letters",
+                    code = %Code::PutAside,
                     pipeline,
                     count = self.untold,
                     "{} more changes of pipeline {pipeline} are in trucker.dead_letters",
@@ -60,7 +62,7 @@ impl Letters {
         for (commit_lsn, text) in self.texts.drain(..) {
             if self.told < TOLD_MAX {
                 (self.told, told) = (self.told + 1, told + 1);
-                tracing::warn!(event = "dead_letter", pipeline, at = %commit_lsn, "pipeline {pipeline}: {text}");
+                tracing::warn!(event = "dead_letter", code = %Code::PutAside, pipeline, at = %commit_lsn, "pipeline {pipeline}: {text}");
             }
         }
         self.untold += pending - told;

@@ -10,6 +10,7 @@ use super::error::PipelineError;
 use crate::codes::Code;
 use crate::postgres::error;
 use crate::postgres::ident::quote_ident;
+use crate::postgres::relation_names::fetch_meant;
 use crate::sink::SinkError;
 use crate::transform::SqlProblem;
 use crate::transform::render::RenderedFile;
@@ -48,11 +49,16 @@ async fn refusal(
         Some(sql) => output.batch_execute(sql).await.err().map(|failure| of_relation(&failure, file)),
         None => None,
     };
-    let refused = match refused {
-        None => first_refusal(output, file).await,
-        refused => refused,
+    let (mut refused, failure) = match refused {
+        None => first_refusal(output, file)
+            .await
+            .map_or((None, None), |(p, failure, sql)| (Some(p), Some((failure, sql)))),
+        refused => (refused, None),
     };
     output.batch_execute("ROLLBACK").await.map_err(asking())?;
+    if let (Some(problem), Some((failure, sql))) = (&mut refused, failure) {
+        problem.help = fetch_meant(output, &failure, sql).await;
+    }
     Ok(refused)
 }
 
@@ -67,31 +73,46 @@ fn of_relation(failure: &tokio_postgres::Error, file: &RenderedFile) -> SqlProbl
     file.problem(Code::LoadRefused, None, message, None)
 }
 
-async fn first_refusal(output: &Client, file: &RenderedFile) -> Option<SqlProblem> {
-    for (at, (start, sql)) in file.statements().into_iter().enumerate() {
-        let Err((failure, shift)) = prepare(output, sql).await else { continue };
+/// The first statement that the server refuses: what it says, and the SQL that it says it of.
+async fn first_refusal<'f>(
+    output: &Client,
+    file: &'f RenderedFile,
+) -> Option<(SqlProblem, tokio_postgres::Error, &'f str)> {
+    let mut before = String::new();
+    for (start, sql) in file.statements() {
+        let Err((failure, shift)) = prepare(output, sql).await else {
+            before += &sql.to_lowercase();
+            continue;
+        };
         let is_about_name = matches!(failure.code().map(SqlState::code), Some("42P01" | "42883" | "3F000"));
-        if at > 0 && is_about_name {
+        if is_about_name && before.contains("create") {
             // A statement before it may make what it names.
             return None;
         }
         let place = match failure.as_db_error().and_then(|said| said.position()) {
-            Some(ErrorPosition::Original(place)) => (*place as usize).checked_sub(1 + shift),
+            Some(ErrorPosition::Original(place)) => usize::try_from(*place as isize - 1 - shift).ok(),
             _ => None,
         };
-        let offset = place.and_then(|place| sql.char_indices().nth(place)).map(|(offset, _)| start + offset);
+        let place = place.and_then(|place| sql.char_indices().nth(place)).map(|(offset, _)| offset);
+        let offset = place.map(|offset| start + offset);
         let problem = file.problem(Code::LoadRefused, offset, error::describe(&failure), None);
         let is_refusal = failure.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
         let code = if is_refusal { Code::SqlRight } else { Code::LoadRefused };
-        return Some(SqlProblem { code, is_refusal, ..problem });
+        return Some((SqlProblem { code, is_refusal, ..problem }, failure, &sql[place.unwrap_or(0)..]));
     }
     None
 }
 
 /// Has the server parse a statement, and plan it where it can be planned: that asks for rights, and for the unique index of
-/// ON CONFLICT. The error comes with how many characters of ours stand before the statement.
-async fn prepare(output: &Client, sql: &str) -> Result<(), (tokio_postgres::Error, usize)> {
+/// ON CONFLICT. The error comes with how many characters of ours stand before the statement's own.
+async fn prepare(output: &Client, sql: &str) -> Result<(), (tokio_postgres::Error, isize)> {
     output.prepare(sql).await.map_err(|failure| (failure, 0))?;
+    if let Some((start, tables)) = truncated(sql) {
+        const FROM: &str = "SELECT FROM ";
+        let skipped = sql[..start].chars().count() as isize;
+        let asked = output.prepare(&format!("{FROM}{tables}")).await;
+        return asked.map(drop).map_err(|failure| (failure, FROM.len() as isize - skipped));
+    }
     const EXPLAIN: &str = "EXPLAIN ";
     let word: String = sql.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
     let can_plan = ["insert", "update", "delete", "merge", "select", "with"];
@@ -99,5 +120,43 @@ async fn prepare(output: &Client, sql: &str) -> Result<(), (tokio_postgres::Erro
         return Ok(());
     }
     let planned = output.query(&format!("{EXPLAIN}{sql}"), &[]).await;
-    planned.map(drop).map_err(|failure| (failure, EXPLAIN.len()))
+    planned.map(drop).map_err(|failure| (failure, EXPLAIN.len() as isize))
+}
+
+/// The tables of a TRUNCATE, which a server looks up only when it runs, and where they begin.
+fn truncated(sql: &str) -> Option<(usize, &str)> {
+    let mut rest = sql;
+    for (word, is_needed) in [("truncate", true), ("table", false)] {
+        let start = rest.trim_start();
+        let is_it = start.get(..word.len()).is_some_and(|first| first.eq_ignore_ascii_case(word))
+            && start[word.len()..].starts_with(char::is_whitespace);
+        match (is_it, is_needed) {
+            (true, _) => rest = &start[word.len()..],
+            (false, true) => return None,
+            (false, false) => {}
+        }
+    }
+    let lower = rest.to_ascii_lowercase();
+    let options = [" restart ", " continue ", " cascade", " restrict"];
+    let end = options.iter().filter_map(|option| lower.find(option)).min().unwrap_or(rest.len());
+    Some((sql.len() - rest.len(), &rest[..end]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_of_a_truncate_are_found() {
+        for (sql, expected) in [
+            ("TRUNCATE revenue", Some((8, " revenue"))),
+            ("truncate table only a, s.b cascade", Some((14, " only a, s.b"))),
+            ("\n TRUNCATE\n\"Odd\" RESTART IDENTITY", Some((10, "\n\"Odd\""))),
+            ("TRUNCATE tables", Some((8, " tables"))),
+            ("TRUNCATED", None),
+            ("DELETE FROM a", None),
+        ] {
+            assert_eq!(truncated(sql), expected, "{sql}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::change::Lsn;
 use crate::checkpoint::{Floor, is_loaded};
+use crate::codes::Code;
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::{Asked, Checkpoint, Claim, Ledger, Origin, Output, Request, SinkError, Writer};
 
@@ -306,7 +307,7 @@ impl Task {
     fn tell_of_other_sql(&self, found: &Checkpoint) {
         let name = &self.definition.pipeline.name;
         if found.was_backfilled_by_other_sql(&self.definition.sql_hash) && found.request.is_none() {
-            tracing::warn!(event = "sql_changed", pipeline = %name,
+            tracing::warn!(event = "sql_changed", code = %Code::SqlChanged, pipeline = %name,
                 "the SQL of pipeline {name} has changed since it was backfilled: rows from before stay as they are until their \
                  input changes. To make all of them anew: trucker backfill {name}");
         }

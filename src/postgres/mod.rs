@@ -9,6 +9,7 @@ pub mod error;
 pub mod ident;
 mod liveness;
 mod raw;
+pub mod relation_names;
 mod settings;
 mod socket;
 pub mod sqlstate;

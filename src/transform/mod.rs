@@ -7,6 +7,7 @@ pub mod expected;
 pub mod fingerprint;
 mod mistakes;
 pub mod query;
+mod refused;
 pub mod render;
 pub mod resolve;
 pub mod run;

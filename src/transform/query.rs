@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use tokio_postgres::Client;
-use tokio_postgres::error::{ErrorPosition, SqlState};
+use tokio_postgres::error::SqlState;
 
 use super::SqlProblem;
 use super::chain::{Chain, Param, UNSENT};
+use super::refused::{locate, position, prepare_located, problem_at};
 use super::render::RenderedFile;
 use crate::codes::Code;
 use crate::postgres::catalog::{Table, TableColumn, TypeName};
@@ -185,10 +186,13 @@ pub async fn prepare_some(
     let values = columns.iter().map(|c| format!(", {}", c.text_sql)).collect::<String>();
     let select = format!("SELECT trucker_change.n{values}\n");
     let sql = format!("{select}{}\nORDER BY trucker_change.n", chain.from);
-    let statement = client.prepare(&sql).await.map_err(|e| match uncastable(&e, &columns, &chain.files) {
-        Some(problem) => problem.into(),
-        None => locate(e, &sql, select.len(), &chain.files),
-    })?;
+    let statement = match client.prepare(&sql).await {
+        Ok(statement) => statement,
+        Err(failure) => match uncastable(&failure, &columns, &chain.files) {
+            Some(problem) => return Err(problem.into()),
+            None => return Err(locate(client, failure, &sql, select.len(), &chain.files).await),
+        },
+    };
     let columns: Vec<ResultColumn> = columns.into_iter().map(|c| c.column).collect();
     let needs_unsent = plan(client, &chain, &columns).await?.iter().any(|line| line.contains(UNSENT));
     let params = chain.params.clone();
@@ -202,7 +206,7 @@ pub async fn prepare_copy(client: &Client, chain: Chain, types: &Types) -> Resul
         columns.iter().map(|c| format!("{} AS {}", c.cast_sql, quote_ident(&c.column.name))).collect();
     let select = format!("SELECT {}\n", values.join(", "));
     let sql = format!("{select}{}", chain.from);
-    client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    prepare_located(client, &sql, select.len(), &chain.files).await?;
     explain(client, &sql, &chain.files).await?;
     let taken_from = columns.iter().map(|c| c.taken_from).collect();
     let columns = columns.into_iter().map(|c| c.column).collect();
@@ -319,7 +323,7 @@ async fn result_columns(
 ) -> Result<Vec<Selected>, CompileError> {
     let select = "SELECT trucker_result.*\n";
     let sql = format!("{select}{}", chain.from);
-    let probe = client.prepare(&sql).await.map_err(|e| locate(e, &sql, select.len(), &chain.files))?;
+    let probe = prepare_located(client, &sql, select.len(), &chain.files).await?;
     let file = chain.files.last().map(|(_, file)| file);
     let mut problems = Vec::new();
     let mut columns: Vec<Selected> = Vec::new();
@@ -439,53 +443,6 @@ fn uncastable(
     let help = format!("return {to} as {name}, by an expression of your own; or change the output's column");
     let file = &files.last()?.1;
     Some(file.problem(Code::SqlType, file.statement().rfind(&column.name), message, Some(help)))
-}
-
-fn locate(
-    failure: tokio_postgres::Error,
-    sql: &str,
-    chain_start: usize,
-    files: &[(usize, RenderedFile)],
-) -> CompileError {
-    if failure.as_db_error().is_none() || error::is_transient(&failure) {
-        return CompileError::Postgres(failure);
-    }
-    let at = position(&failure, Some(sql)).and_then(|at| at.checked_sub(chain_start));
-    problem_at(sqlstate::code_of_preparing, &failure, at, files).into()
-}
-
-/// Byte offset that the server points at; its own count is of characters.
-fn position(failure: &tokio_postgres::Error, sql: Option<&str>) -> Option<usize> {
-    let Some(ErrorPosition::Original(position)) = failure.as_db_error()?.position() else { return None };
-    let characters = (*position as usize).saturating_sub(1);
-    Some(sql.map_or(characters, |sql| sql.char_indices().nth(characters).map_or(sql.len(), |(at, _)| at)))
-}
-
-/// Blames the file that the offset lies in, or the last one.
-fn problem_at(
-    code_of: fn(&str) -> Code,
-    failure: &tokio_postgres::Error,
-    at: Option<usize>,
-    files: &[(usize, RenderedFile)],
-) -> SqlProblem {
-    let found = at.and_then(|at| {
-        files.iter().find(|(start, f)| (*start..=start + f.statement().len()).contains(&at)).map(|f| (f, at))
-    });
-    let message = error::describe(failure);
-    let code = code_of(failure.code().map_or("", |state| state.code()));
-    let help = match code {
-        Code::SqlUnknownName => {
-            Some("is it spelled as on the source? Tables outside `public` need their schema".to_owned())
-        }
-        _ => None,
-    };
-    match (found, files.last()) {
-        (Some(((start, file), at)), _) => file.problem(code, Some(at - start), message, help),
-        (None, Some((_, file))) => file.problem(code, None, message, help),
-        (None, None) => {
-            SqlProblem { code, path: Default::default(), place: None, message, help: None, is_refusal: false }
-        }
-    }
 }
 
 /// The name that was probably meant.

@@ -128,6 +128,26 @@ const SQL: &[(&str, &[&str], &str, &str)] = &[
         "SELECT {{ row.id }} AS order_id\n{% if operation == \"insert\" %}\n  , 1 AS total\n{% endif %}\nFRM orders",
     ),
     ("a table that isn't there", &[], "transform.sql", "SELECT {{ row.id }} AS order_id\nFROM countris"),
+    ("a table's name is mistyped", &[], "transform.sql", "SELECT {{ row.id }} AS order_id\nFROM oders"),
+    ("a table of another schema", &[], "transform.sql", "SELECT {{ row.id }} AS order_id\nFROM staff AS s"),
+    (
+        "a table's name is mistyped in its schema",
+        &[],
+        "transform.sql",
+        "SELECT {{ row.id }} AS order_id\nFROM hr.stuff",
+    ),
+    (
+        "a joined column's name is mistyped",
+        &[],
+        "transform.sql",
+        "SELECT {{ row.id }} AS order_id, o.noet AS note\nFROM orders o",
+    ),
+    (
+        "an alias that isn't there",
+        &[],
+        "transform.sql",
+        "SELECT {{ row.id }} AS order_id, x.note\nFROM orders o",
+    ),
     (
         "a function that isn't there",
         &[],
@@ -183,7 +203,9 @@ const SQL: &[(&str, &[&str], &str, &str)] = &[
 
 #[test]
 fn mistakes_in_sql_are_told_in_full() {
-    let s = world().on_output("CREATE UNIQUE INDEX ON flat (note)");
+    let s = world()
+        .on_output("CREATE UNIQUE INDEX ON flat (note)")
+        .on_source("CREATE SCHEMA hr; CREATE TABLE hr.staff (id int PRIMARY KEY)");
     let mut texts = Texts::new("sql");
     for (title, more, file, sql) in SQL {
         let folder = s.dir().join("flat");
@@ -228,6 +250,16 @@ fn mistakes_in_load_sql_are_told_in_full() {
         texts.check(title, &s);
         s.assert_nothing_created();
         assert_eq!(s.output.number("SELECT count(*) FROM revenue"), 0);
+    }
+    let load = "INSERT INTO revenue SELECT country, cents FROM {{ rows }}";
+    for (title, truncate) in [
+        ("truncate.sql names a table that isn't there", "TRUNCATE revenues"),
+        ("the second statement of truncate.sql does", "TRUNCATE revenue;\nDELETE FROM revnue"),
+    ] {
+        let text = config("orders", "revenue", &["on: {delete: ignore}"]);
+        let files = [("transform.sql", transform), ("load.sql", load), ("truncate.sql", truncate)];
+        s.write_pipeline("revenue", &text, &files);
+        texts.check(title, &s);
     }
     texts.finish();
 }

@@ -5,6 +5,7 @@ use std::iter::repeat_n;
 use std::sync::Arc;
 
 use crate::change::{Cell, Change, Relation};
+use crate::codes::Code;
 use crate::pipeline::compiled::current_table;
 use crate::pipeline::definition::{Checked, Definition};
 use crate::pipeline::error::PipelineError;
@@ -70,6 +71,7 @@ pub(super) fn compare(definition: &Definition, relation: &Relation) -> Checked<(
     for column in relation.columns.iter().filter(|column| !is_same(column)) {
         tracing::warn!(
             event = "column_retyped",
+            code = %Code::ColumnRetyped,
             pipeline,
             "column {} of {name} has another type than it had. Values that the ALTER TABLE made others aren't sent: if \
              there are any, fill the pipeline anew: trucker backfill {pipeline}",
@@ -89,6 +91,7 @@ pub(super) fn compare(definition: &Definition, relation: &Relation) -> Checked<(
         (Some(_), None) => {
             tracing::warn!(
                 event = "column_gone",
+                code = %Code::ColumnGone,
                 pipeline,
                 "{name} has no column {} any more: {} keeps what it has there, and new rows get its default",
                 quote_idents(lost.iter().copied()),
