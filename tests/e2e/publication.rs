@@ -70,22 +70,24 @@ fn a_publication_altered_while_trucker_is_away_is_refused_even_if_it_was_put_bac
 
 #[test]
 fn a_publication_altered_under_a_running_process_ends_it_and_stays_refused() {
-    // All at once: each of them takes as long as it takes to be noticed.
+    // All at once: each of them takes as long as it takes to be noticed, and so does the slot that moves on.
     let mut worlds: Vec<(String, Scenario, Trucker)> = Vec::new();
     for at in 0..count() {
         let s = world();
         let mut trucker = s.run();
         s.until_following(&mut trucker, 1);
+        worlds.push((alterations(&s).swap_remove(at), s, trucker));
+    }
+    let lsn = worlds[0].1.source.value("SELECT pg_current_wal_lsn()");
+    worlds.iter().for_each(|(_, s, _)| s.source.execute("INSERT INTO other VALUES (1)"));
+    for (_, s, trucker) in &mut worlds {
         // The watch over the publication has had its first look once the slot was told of something.
         let slot = s.slot();
-        let lsn = s.source.value("SELECT pg_current_wal_lsn()");
-        s.source.execute("INSERT INTO other VALUES (1)");
         trucker.until("the slot moving on", || {
             s.source.is(&format!(
                 "SELECT confirmed_flush_lsn > '{lsn}' FROM pg_replication_slots WHERE slot_name = '{slot}'"
             ))
         });
-        worlds.push((alterations(&s).swap_remove(at), s, trucker));
     }
     worlds.iter().for_each(|(sql, s, _)| alter(s, sql));
     for (sql, s, trucker) in worlds {

@@ -7,22 +7,32 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
 const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 
-/// Whether the condition comes true before the deadline.
-pub fn eventually(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + deadline;
-    loop {
-        if condition() {
-            return true;
-        }
-        if Instant::now() > end {
-            return false;
-        }
-        thread::sleep(PAUSE);
-    }
+/// Whether the condition comes true before the deadline. Asked less often the longer that takes: asking takes time from those who
+/// are waited for, and other tests.
+pub fn eventually(deadline: Duration, condition: impl FnMut() -> bool) -> bool {
+    poll(deadline, condition, |waited| (waited / 10).clamp(PAUSE, PAUSE_MAX))
 }
 
 /// Whether the condition is true throughout the time: for things that must not happen.
 pub fn holds_for(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    !eventually(time, || !condition())
+    !poll(time, || !condition(), |_| PAUSE)
+}
+
+fn poll(
+    deadline: Duration,
+    mut condition: impl FnMut() -> bool,
+    pause: impl Fn(Duration) -> Duration,
+) -> bool {
+    let started = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if started.elapsed() > deadline {
+            return false;
+        }
+        thread::sleep(pause(started.elapsed()));
+    }
 }
