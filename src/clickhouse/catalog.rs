@@ -158,8 +158,13 @@ fn until_closed(text: &str) -> &str {
     ends.map(|at| &text[..at]).find(|inner| split_arguments(inner).is_some()).unwrap_or_default()
 }
 
+/// `ORDER BY (a)` is kept as it was written.
 fn plain(name: &str) -> String {
-    unquoted(name).unwrap_or_else(|| name.to_owned())
+    let inner = name.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
+    match inner.filter(|inner| split_arguments(inner).is_some_and(|parts| parts.len() == 1)) {
+        Some(inner) => plain(inner),
+        None => unquoted(name).unwrap_or_else(|| name.to_owned()),
+    }
 }
 
 fn key_columns(sorting_key: &str) -> Vec<String> {
@@ -187,6 +192,7 @@ mod tests {
             ("MergeTree", "MergeTree ORDER BY a", None, None),
             ("ReplacingMergeTree", "ReplacingMergeTree ORDER BY (a, b)", None, None),
             ("ReplacingMergeTree", "ReplacingMergeTree(v) ORDER BY a", Some("v"), None),
+            ("ReplacingMergeTree", "ReplacingMergeTree((v), (d)) ORDER BY (a)", Some("v"), Some("d")),
             (
                 "ReplacingMergeTree",
                 "ReplacingMergeTree(v, d) PARTITION BY f(a) ORDER BY a",
@@ -214,6 +220,9 @@ mod tests {
             ("", &[][..]),
             ("a", &["a"]),
             ("a, `b c`, toDate(d, 'x, y')", &["a", "b c", "toDate(d, 'x, y')"]),
+            ("(`b c`)", &["b c"]),
+            ("(a), ((`(b)`))", &["a", "(b)"]),
+            ("(a + 1) * (b)", &["(a + 1) * (b)"]),
         ] {
             assert_eq!(key_columns(text), key);
         }
