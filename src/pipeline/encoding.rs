@@ -15,7 +15,6 @@ use crate::clickhouse::{Encoding, PostgresType, Type, quote_ident};
 use crate::codes::Code;
 use crate::config::Action;
 use crate::postgres::catalog::Table;
-use crate::postgres::ident::quote_idents;
 use crate::sink::clickhouse::{Keeping, Target, Wording};
 use crate::sink::{LoadColumn, Words};
 use crate::transform::SqlProblem;
@@ -28,8 +27,8 @@ pub struct SourceTypes(Vec<(String, PostgresType)>);
 impl SourceTypes {
     /// Asks for them.
     pub async fn fetch(client: &Client, table: &Table) -> Checked<Self> {
-        let names = quote_idents(table.columns.iter().map(|column| column.name.as_str()));
-        let sql = format!("SELECT {names} FROM {}", table.from_sql());
+        // By no name: since the catalog was read, a column may have gone.
+        let sql = format!("SELECT * FROM {}", table.from_sql());
         let prepared = client.prepare(&sql).await.map_err(PipelineError::source("asking for types"))?;
         let column = |c: &tokio_postgres::Column| {
             (c.name().to_owned(), PostgresType::new(c.type_(), c.type_modifier()))
