@@ -9,6 +9,7 @@ pub mod encode;
 mod error;
 mod ident;
 pub mod mapping;
+pub mod rights;
 pub mod types;
 
 pub use answer::Answer;

@@ -13,6 +13,7 @@ use crate::codes::Code;
 use crate::config::{Action, ClickHouseConnection, Connection, Diagnostic, PostgresConnection, Project};
 use crate::pipeline::backfill;
 use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::sink::clickhouse::ledger::{TABLE_RIGHTS, TABLES};
 use crate::sink::{Ledger, Target};
 use crate::source::slot;
 
@@ -242,9 +243,9 @@ fn clickhouse_grants(pipelines: &[&Prepared], to: &ClickHouseConnection) -> Vec<
     let (role, database) = (clickhouse::quote_ident(&to.user), clickhouse::quote_ident(&to.database));
     let targets = pipelines.iter().filter_map(|p| p.definition.target.as_ref()).map(Target::sql);
     let targets: BTreeSet<String> = targets.collect();
-    let tables = ["trucker_checkpoint", "trucker_dead_letters"].map(|table| format!("{database}.{table}"));
+    let tables = TABLES.map(|table| format!("{database}.{table}"));
     let on = |right: &str, table: &String| format!("GRANT {right} ON {table} TO {role}");
-    let own = tables.iter().map(|table| on("SELECT, INSERT, ALTER DELETE", table));
+    let own = tables.iter().map(|table| on(&TABLE_RIGHTS.join(", "), table));
     own.chain(targets.iter().map(|table| on("SELECT, INSERT", table))).collect()
 }
 

@@ -391,11 +391,8 @@ fn tell_fine(definition: &Definition, findings: &mut Findings) {
     let files =
         if files.is_empty() { "columns of the same name are copied".to_owned() } else { files.join(", ") };
     findings.ok("SQL", files);
-    let on_output = [&definition.pipeline.sql.load, &definition.pipeline.sql.truncate];
-    if let (Connection::ClickHouse(_), Some(file)) =
-        (&definition.output, on_output.into_iter().flatten().next())
-    {
-        let why = "ClickHouse prepares no statement without running it: its first rows do that";
+    if let (Connection::ClickHouse(_), Some(file)) = (&definition.output, &definition.pipeline.sql.truncate) {
+        let why = "ClickHouse prepares no such statement without running it: the first TRUNCATE does that";
         findings.skip(&format!("{} on the output", file.name()), why);
     }
 }
@@ -451,9 +448,7 @@ pub(super) async fn define(
     for table in &definition.tables {
         let relation = Arc::new(table.relation());
         let compiled = Compiled::new(&definition, client, &types, &relation).await?;
-        if let Some(into) = output.1.postgres() {
-            loading::check(&compiled, &into.client).await?;
-        }
+        loading::check(&compiled, output.1).await?;
     }
     backfill::check(&definition, source.1, &types).await?;
     Ok(definition)

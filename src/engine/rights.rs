@@ -1,12 +1,16 @@
-//! Whether the role of an output may keep its progress there: schema `trucker` and the tables in it. Asks only.
+//! Whether the role of an output may keep its progress there: schema `trucker` and the tables in it, or tables beside the
+//! output's on ClickHouse. Asks only.
 
 use super::error::EngineError;
 use super::findings::Findings;
 use super::prepare::Creation;
+use crate::clickhouse;
+use crate::clickhouse::rights::{fetch_missing, fetch_names};
 use crate::codes::Code;
 use crate::config::Diagnostic;
 use crate::postgres::Session;
-use crate::sink::Output;
+use crate::sink::clickhouse::ledger::{TABLE_RIGHTS, TABLES};
+use crate::sink::{Ledger, Output, SinkError};
 
 const SCHEMA: &str = "\
 SELECT n.oid IS NOT NULL, n.oid IS NULL OR pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
@@ -28,9 +32,47 @@ pub async fn check_ledger(
 ) -> Result<bool, EngineError> {
     match output {
         Output::Postgres(session) => check_schema(connection, session, creation, findings).await,
-        // Rights there are asked for by using them: the statement that is refused says what it takes.
-        Output::ClickHouse(_) => Ok(true),
+        Output::ClickHouse(client) => {
+            let asked = check_tables(connection, client, creation, findings).await;
+            asked.map_err(EngineError::sink(connection))
+        }
     }
+}
+
+/// On ClickHouse progress is kept in two tables of the connection's database.
+async fn check_tables(
+    connection: &str,
+    client: &clickhouse::Client,
+    creation: Creation,
+    findings: &mut Findings,
+) -> Result<bool, SinkError> {
+    let asking = || SinkError::clickhouse("asking for rights");
+    let [user, database] = fetch_names(client).await.map_err(asking())?;
+    let exist = Ledger::ClickHouse(client).is_complete().await?;
+    let mut wanted: Vec<(String, &[&str])> = Vec::new();
+    if !exist && creation == Creation::Allowed {
+        wanted.push((format!("{database}.*"), &["CREATE TABLE"]));
+        // Asked for only where the server is told to; elsewhere everybody has it.
+        wanted.push(("ReplacingMergeTree".to_owned(), &["TABLE ENGINE"]));
+    }
+    wanted.extend(TABLES.map(|table| (format!("{database}.{table}"), TABLE_RIGHTS)));
+    let mut grants = Vec::new();
+    for (on, rights) in wanted {
+        let missing = fetch_missing(client, rights, &on).await.map_err(asking())?;
+        if !missing.is_empty() {
+            grants.push(format!("GRANT {} ON {on} TO {user}", missing.join(", ")));
+        }
+    }
+    if grants.is_empty() {
+        return Ok(true);
+    }
+    let what = if exist { "use" } else { "create" };
+    let message = format!(
+        "connection {connection}: {user} may not {what} {}, where progress is kept",
+        TABLES.map(|table| format!("{database}.{table}")).join(" and ")
+    );
+    findings.server(Code::SchemaTrucker, message, grants.join(";\n"));
+    Ok(false)
 }
 
 async fn check_schema(

@@ -1,5 +1,6 @@
-//! load.sql and truncate.sql, prepared and planned on the output beforehand, in a transaction that is always undone: what a
-//! server says of them is said before the first rows come. Writes nothing.
+//! load.sql and truncate.sql, looked at on the output beforehand: what a server says of them is said before the first rows
+//! come. Postgres prepares and plans both, in a transaction that is always undone; ClickHouse explains load.sql. Writes
+//! nothing.
 
 use tokio_postgres::Client;
 use tokio_postgres::error::{ErrorPosition, SqlState};
@@ -7,16 +8,54 @@ use tokio_postgres::error::{ErrorPosition, SqlState};
 use super::compiled::Compiled;
 use super::definition::Checked;
 use super::error::PipelineError;
+use crate::clickhouse;
 use crate::codes::Code;
 use crate::postgres::error;
 use crate::postgres::ident::quote_ident;
 use crate::postgres::relation_names::fetch_meant;
-use crate::sink::SinkError;
+use crate::sink::clickhouse::load::decide;
+use crate::sink::{Output, SinkError};
 use crate::transform::SqlProblem;
 use crate::transform::render::RenderedFile;
 
-/// What the output refuses of one input table's files. `output` is a session without an open transaction.
-pub async fn check(compiled: &Compiled, output: &Client) -> Checked<()> {
+/// ClickHouse's code for a right that is missing.
+const ACCESS_DENIED: i32 = 497;
+
+/// What the output refuses of one input table's files.
+pub async fn check(compiled: &Compiled, output: &Output) -> Checked<()> {
+    let problems = match output {
+        Output::Postgres(session) => on_postgres(compiled, &session.client).await?,
+        Output::ClickHouse(client) => on_clickhouse(compiled, client).await?,
+    };
+    let mut told: Vec<SqlProblem> = Vec::new();
+    for problem in problems {
+        if !told.iter().any(|known| known.is_same_mistake(&problem)) {
+            told.push(problem);
+        }
+    }
+    if told.is_empty() { Ok(()) } else { Err(PipelineError::Problems(told)) }
+}
+
+async fn on_clickhouse(compiled: &Compiled, output: &clickhouse::Client) -> Checked<Vec<SqlProblem>> {
+    let mut problems = Vec::new();
+    for (load, file) in compiled.loads.iter().flatten().zip(compiled.load_files.iter().flatten()) {
+        match decide(output, load).await {
+            Ok(_) => {}
+            Err(error) if error.is_transient() => {
+                return Err(SinkError::clickhouse("explaining load.sql on the output")(error).into());
+            }
+            Err(error) => {
+                let is_refusal = error.code == Some(ACCESS_DENIED);
+                let code = if is_refusal { Code::SqlRight } else { Code::LoadRefused };
+                problems.push(SqlProblem { is_refusal, ..file.problem(code, None, error.to_string(), None) });
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// `output` is a session without an open transaction.
+async fn on_postgres(compiled: &Compiled, output: &Client) -> Checked<Vec<SqlProblem>> {
     let mut problems: Vec<SqlProblem> = Vec::new();
     for (load, file) in compiled.loads.iter().flatten().zip(compiled.load_files.iter().flatten()) {
         let columns: Vec<String> =
@@ -27,14 +66,7 @@ pub async fn check(compiled: &Compiled, output: &Client) -> Checked<()> {
     if let Some(file) = &compiled.truncate {
         problems.extend(refusal(output, None, file).await?);
     }
-    let mut told: Vec<SqlProblem> = Vec::new();
-    for problem in problems {
-        if !told.iter().any(|known| known.is_same_mistake(&problem)) {
-            told.push(problem);
-        }
-    }
-    let problems = told;
-    if problems.is_empty() { Ok(()) } else { Err(PipelineError::Problems(problems)) }
+    Ok(problems)
 }
 
 /// What is wrong with a file whose statements read the relation that is made by this statement.

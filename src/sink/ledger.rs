@@ -4,7 +4,7 @@
 use tokio_postgres::Client;
 
 use super::checkpoint::{Checkpoint, CheckpointKey, Origin};
-use super::clickhouse::{dead_letter as letters, ledger as kept, request as asking};
+use super::clickhouse::{dead_letter as letters, ledger as kept, removal, request as asking};
 use super::error::SinkError;
 use super::failure::Failure;
 use super::postgres::{checkpoint, dead_letter, failure, request};
@@ -212,7 +212,7 @@ impl Ledger<'_> {
     pub async fn delete(self, key: &CheckpointKey) -> Result<(), SinkError> {
         match self {
             Ledger::Postgres(client) => checkpoint::delete(client, key).await,
-            Ledger::ClickHouse(client) => kept::delete(client, key).await,
+            Ledger::ClickHouse(client) => removal::delete(client, key).await,
         }
     }
 
@@ -220,7 +220,7 @@ impl Ledger<'_> {
     pub async fn other_projects(self, project: &str) -> Result<Vec<String>, SinkError> {
         match self {
             Ledger::Postgres(client) => checkpoint::other_projects(client, project).await,
-            Ledger::ClickHouse(client) => kept::other_projects(client, project).await,
+            Ledger::ClickHouse(client) => removal::other_projects(client, project).await,
         }
     }
 
@@ -228,7 +228,7 @@ impl Ledger<'_> {
     pub async fn delete_all(self, project: &str) -> Result<(), SinkError> {
         match self {
             Ledger::Postgres(client) => checkpoint::delete_all(client, project).await,
-            Ledger::ClickHouse(client) => kept::delete_all(client, project).await,
+            Ledger::ClickHouse(client) => removal::delete_all(client, project).await,
         }
     }
 
@@ -236,7 +236,7 @@ impl Ledger<'_> {
     pub async fn is_spare(self, project: &str) -> Result<bool, SinkError> {
         match self {
             Ledger::Postgres(client) => checkpoint::is_schema_spare(client, project).await,
-            Ledger::ClickHouse(client) => kept::is_spare(client, project).await,
+            Ledger::ClickHouse(client) => removal::is_spare(client, project).await,
         }
     }
 
@@ -244,7 +244,7 @@ impl Ledger<'_> {
     pub async fn drop(self) -> Result<bool, SinkError> {
         match self {
             Ledger::Postgres(client) => checkpoint::drop_schema(client).await,
-            Ledger::ClickHouse(client) => kept::drop(client).await,
+            Ledger::ClickHouse(client) => removal::drop(client).await,
         }
     }
 

@@ -15,17 +15,17 @@ pub struct LoadColumn {
     pub words: Option<Words>,
 }
 
-/// How a column's values are written: type and encoding, with NULLs among them and without.
+/// How a column's values are written: type and encoding, where NULLs may be among them and where not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Words {
-    /// Where there is no NULL.
+    /// Where there can be no NULL.
     pub plain: (String, Encoding),
-    /// Where there is.
+    /// Where there can.
     pub nullable: (String, Encoding),
 }
 
 /// load.sql, rendered for one operation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
     /// Name of the relation that it reads.
     pub relation: String,

@@ -164,18 +164,24 @@ fn a_pipeline_that_fails_has_its_code_in_the_log_and_in_status() {
 }
 
 #[test]
-fn files_that_run_in_clickhouse_are_skipped_with_the_reason() {
+fn a_load_sql_that_clickhouse_refuses_is_told_and_what_it_cannot_look_at_is_skipped() {
     let out = clickhouse_server().database();
     out.execute("CREATE TABLE seen (id Int32) ENGINE = MergeTree ORDER BY id");
     let more = ["on: {delete: ignore, truncate: ignore}"];
-    let load = [("load.sql", "INSERT INTO seen SELECT id FROM {{ rows }}")];
+    let load =
+        [("load.sql", "INSERT INTO seen SELECT id FROM {{ rows }}"), ("truncate.sql", "TRUNCATE TABLE seen")];
     let s = Scenario::new().on_source(T).to_clickhouse(&out);
     let s = s.pipeline("seen", &config("t", &format!("{}.seen", out.name), &more), &load);
     let (code, text) = check(&s, &[]);
     assert_eq!(code, 0, "{text}");
-    let reason = "skipped  load.sql on the output: ClickHouse prepares no statement without running it";
+    let reason =
+        "skipped  truncate.sql on the output: ClickHouse prepares no such statement without running it";
     assert_words(
         &text,
         &["connection output\n  ok       output: 127.0.0.1:", ", ClickHouse\n", reason, "1 skipped"],
     );
+    s.file("seen/load.sql", "INSERT INTO seen SELECT idd FROM {{ rows }}");
+    let (code, text) = check(&s, &[]);
+    assert_eq!(code, 3, "{text}");
+    assert_words(&text, &["seen/load.sql", "`idd`", "UNKNOWN_IDENTIFIER"]);
 }

@@ -124,6 +124,21 @@ fn a_value_that_an_update_left_out_is_read_from_the_source() {
 }
 
 #[test]
+fn columns_that_come_and_go_meanwhile_do_not_stop_it() {
+    let (s, out) = copy();
+    let mut trucker = s.run();
+    for round in 0..150 {
+        s.source.execute("ALTER TABLE t ADD COLUMN extra int");
+        s.source.execute(&format!("INSERT INTO t (id, n) VALUES ({round}, 1)"));
+        s.source.execute("ALTER TABLE t DROP COLUMN extra");
+        s.source.execute(&format!("UPDATE t SET n = 2 WHERE id = {round}"));
+    }
+    until_same(&s, &out, &mut trucker, SOURCE_T, OUTPUT_T);
+    let finished = trucker.terminate();
+    assert!(!finished.stderr.contains("pipeline_failed"), "{}", finished.stderr);
+}
+
+#[test]
 fn load_sql_aggregates_into_states() {
     let out = clickhouse_server().database();
     out.execute(
@@ -148,6 +163,57 @@ fn load_sql_aggregates_into_states() {
     until_same(&s, &out, &mut trucker, source, output);
     s.source.execute("INSERT INTO people VALUES (9001, 'late')");
     until_same(&s, &out, &mut trucker, source, output);
+}
+
+/// Table t, and load.sql over it, which may or may not take NULLs.
+fn loads(out: &ClickHouseDatabase, load: &str) -> Scenario {
+    let yml = "input: {connection: source, table: t}\noutput: {connection: output, on: {delete: ignore, truncate: ignore}}\n";
+    Scenario::new()
+        .on_source("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+        .to_clickhouse(out)
+        .pipeline("seen", yml, &[("load.sql", load)])
+}
+
+#[test]
+fn a_column_of_load_sql_has_one_type_whether_a_batch_holds_a_null_or_not() {
+    let out = clickhouse_server().database();
+    out.execute(
+        "CREATE TABLE seen (id Int32, v Nullable(String), type String) ENGINE = MergeTree ORDER BY id",
+    );
+    let s = loads(&out, "INSERT INTO seen SELECT id, v, toTypeName(v) FROM {{ rows }}");
+    s.once();
+    s.source.execute("INSERT INTO t VALUES (3, NULL)");
+    s.once();
+    assert_eq!(
+        out.value("SELECT (groupUniqArray(type), count(), countIf(v IS NULL)) FROM seen"),
+        "(['Nullable(String)'],3,1)"
+    );
+}
+
+#[test]
+fn a_null_where_load_sql_takes_none_stops_the_pipeline_and_becomes_no_default() {
+    for (table, load) in [
+        (
+            "(id Int32, v AggregateFunction(argMax, String, Int32)) ENGINE = AggregatingMergeTree ORDER BY id",
+            "INSERT INTO seen SELECT id, argMaxState(v, id) FROM {{ rows }} GROUP BY id",
+        ),
+        (
+            "(id Int32, v String) ENGINE = MergeTree ORDER BY id",
+            "INSERT INTO seen SELECT id, v FROM {{ rows }}",
+        ),
+    ] {
+        let out = clickhouse_server().database();
+        out.execute(&format!("CREATE TABLE seen {table}"));
+        let s = loads(&out, load);
+        s.once();
+        s.source.execute("INSERT INTO t VALUES (3, NULL)");
+        let said = s.once_fails(1);
+        assert!(said.contains("NULL") && said.contains("change 1 of the transaction"), "{said}");
+        assert_eq!(out.value("SELECT groupArray(id) FROM (SELECT id FROM seen ORDER BY id)"), "[1,2]");
+        s.file("seen/transform.sql", "SELECT row.id, coalesce(row.v, '-') AS v");
+        s.once();
+        assert_eq!(out.value("SELECT groupArray(id) FROM (SELECT id FROM seen ORDER BY id)"), "[1,2,3]");
+    }
 }
 
 #[test]

@@ -113,3 +113,47 @@ fn rows_travel_through_tls_with_any_password() {
     let said = s.once_fails(4);
     assert!(said.contains("Are `user` and `pass` right?") && !said.contains("hunter2"), "{said}");
 }
+
+#[test]
+fn rights_that_are_missing_are_told_with_the_grants_before_anything_is_created() {
+    let own = "SELECT, INSERT, ALTER DELETE ON limited.";
+    let kept = format!(
+        "GRANT {own}trucker_checkpoint;GRANT {own}trucker_dead_letters;GRANT CREATE TABLE ON limited.*;GRANT TABLE ENGINE ON ReplacingMergeTree"
+    );
+    let server = ClickHouseServer::start(&[
+        "nobody:pw::GRANT SELECT ON limited.t",
+        &format!("stranger:pw::{kept}"),
+        &format!("reader:pw::{kept};GRANT SELECT ON limited.t"),
+        &format!("enough:pw::{kept};GRANT SELECT, INSERT ON limited.t"),
+    ]);
+    let mut out = server.database();
+    out.execute("CREATE DATABASE limited");
+    "limited".clone_into(&mut out.name);
+    let s = copy(&out, "");
+    let yml = s.project_file();
+    let pass = yml.lines().rfind(|line| line.contains("pass: ")).unwrap().trim();
+    for (user, grants) in [
+        (
+            "nobody",
+            &[
+                "GRANT CREATE TABLE ON `limited`.* TO `nobody`",
+                "GRANT TABLE ENGINE ON ReplacingMergeTree TO `nobody`",
+                "GRANT SELECT, INSERT, ALTER DELETE ON `limited`.trucker_checkpoint TO `nobody`",
+                "GRANT SELECT, INSERT, ALTER DELETE ON `limited`.trucker_dead_letters TO `nobody`",
+            ][..],
+        ),
+        ("stranger", &["GRANT SELECT, INSERT ON `limited`.`t` TO `stranger`"]),
+        ("reader", &["GRANT INSERT ON `limited`.`t` TO `reader`"]),
+    ] {
+        s.file(
+            "trucker.yml",
+            &yml.replace(pass, "pass: pw").replace("user: trucker", &format!("user: {user}")),
+        );
+        let said = s.once_fails(4);
+        grants.iter().for_each(|grant| assert!(said.contains(grant), "{grant} is not in: {said}"));
+        assert_eq!(s.source.number("SELECT count(*) FROM pg_publication"), 0);
+    }
+    s.file("trucker.yml", &yml.replace(pass, "pass: pw").replace("user: trucker", "user: enough"));
+    s.once();
+    assert!(is_same(&s, &out));
+}

@@ -7,7 +7,8 @@ use tokio_postgres::Client as Source;
 
 use crate::clickhouse::catalog::{self, Column, Server, Table};
 use crate::clickhouse::mapping::propose;
-use crate::clickhouse::{Client, PostgresType, Type, quote_ident, quote_table};
+use crate::clickhouse::rights::{fetch_missing, fetch_names};
+use crate::clickhouse::{self, Client, PostgresType, Type, quote_ident, quote_table};
 use crate::codes::Code;
 use crate::config::{Action, Pipeline, TableName, TruncateAction};
 use crate::pipeline::definition::{Checked, config_problem};
@@ -28,7 +29,13 @@ pub async fn fetch_target(
 ) -> Checked<Option<Target>> {
     let reading = || SinkError::clickhouse("reading the output's catalog");
     let table = catalog::fetch_table(client, &name.schema, &name.table).await.map_err(reading())?;
+    let lacking = lacking_right(pipeline, name, client, table.as_ref()).await.map_err(reading())?;
     let Some(table) = table else {
+        // A table that the user has no right on isn't shown to it.
+        if let Some(problem) = lacking {
+            problems.push(problem);
+            return Ok(None);
+        }
         let server = catalog::fetch_server(client).await.map_err(reading())?;
         let proposal = proposal(pipeline, name, inputs, &server).await;
         let message =
@@ -36,6 +43,11 @@ pub async fn fetch_target(
         problems.push(config_problem(Code::TableMissing, pipeline, &name.table, message, proposal));
         return Ok(None);
     };
+    if let Some(problem) = lacking {
+        problems.push(problem);
+        // Columns may be hidden, and what was read wrong.
+        return Ok(None);
+    }
     let mut judge = Judge { pipeline, table: &table, found: Vec::new() };
     let keeping = judge.keeping();
     let target = keeping.map(|keeping| {
@@ -46,6 +58,29 @@ pub async fn fetch_target(
     let target =
         target.map(|(keeping, key, replace)| Target { table: Arc::new(table), key, replace, keeping });
     Ok(target)
+}
+
+/// What the user may not do that the pipeline does, with the statement that lets it.
+async fn lacking_right(
+    pipeline: &Pipeline,
+    name: &TableName,
+    client: &Client,
+    table: Option<&Table>,
+) -> Result<Option<SqlProblem>, clickhouse::Error> {
+    let sql = quote_table(&name.schema, &name.table);
+    // Where there are versions, tombstones do it.
+    let truncates = matches!(pipeline.output.on.truncate, None | Some(TruncateAction::Truncate))
+        && table.is_some_and(|table| table.version_column.is_none());
+    let wanted = if truncates { &["SELECT", "INSERT", "TRUNCATE"][..] } else { &["SELECT", "INSERT"] };
+    let missing = fetch_missing(client, wanted, &sql).await?.join(", ");
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let [user, _] = fetch_names(client).await?;
+    let message = format!("{user} lacks {missing} on {sql}");
+    let help = format!("GRANT {missing} ON {sql} TO {user}");
+    let problem = config_problem(Code::TableRight, pipeline, &name.table, message, help);
+    Ok(Some(SqlProblem { is_refusal: true, ..problem }))
 }
 
 struct Judge<'a> {

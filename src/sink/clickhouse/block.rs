@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use super::target::{Keeping, Target};
 use super::version::Version;
-use crate::change::{Cell, Tuple};
+use crate::change::Cell;
 use crate::clickhouse::encode::put_text;
 use crate::clickhouse::{EncodeError, Encoding, quote_ident};
-use crate::sink::{Key, Layout, LoadColumn, Row, SinkError};
+use crate::sink::{Key, Layout, Row, SinkError};
 
 /// How a pipeline's keys are written, as its SQL returns them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,27 +179,4 @@ impl Removals {
         let columns = columns.map(|(at, name)| format!("k{at} {}, ", type_of(name))).collect::<String>();
         (format!("{columns}v UInt128"), Bytes::from(std::mem::take(&mut self.rows)))
     }
-}
-
-/// Rows for load.sql: the relation's structure, and its data. A column is Nullable where one of these rows has a NULL there,
-/// so that functions that make a difference of it (`argMaxState`) see what the data are.
-pub fn encode_tuples(columns: &[LoadColumn], rows: &[Tuple]) -> Result<(String, Bytes), SinkError> {
-    let mut chosen = Vec::new();
-    for (at, column) in columns.iter().enumerate() {
-        let has_null = rows.iter().any(|row| row.cell(at).text().is_none());
-        if let Some(words) = &column.words {
-            chosen.push((at, &column.name, if has_null { &words.nullable } else { &words.plain }));
-        }
-    }
-    let structure = chosen.iter().map(|(_, name, (type_sql, _))| format!("{} {type_sql}", quote_ident(name)));
-    let structure = structure.collect::<Vec<_>>().join(", ");
-    let mut bytes = Vec::new();
-    for row in rows {
-        for (at, name, (_, encoding)) in &chosen {
-            let encoded = encoding.encode(row.cell(*at).text(), &mut bytes);
-            let what = || format!("result column {}", quote_ident(name));
-            encoded.map_err(|error| SinkError::Value { what: what(), error })?;
-        }
-    }
-    Ok((structure, Bytes::from(bytes)))
 }

@@ -7,6 +7,7 @@
 //! Between looking and writing there is a moment in which two processes pass each other; what that can do is in
 //! docs/guarantees.md.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,7 @@ struct Answer {
 /// All that is kept of one pipeline.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Entry {
-    project: String,
+    pub(super) project: String,
     pub(super) pipeline: String,
     pub(super) state: Option<State>,
     request: Option<String>,
@@ -113,6 +114,12 @@ pub async fn ensure_tables(client: &Client) -> Result<(), SinkError> {
     }
     Ok(())
 }
+
+/// Both tables' names.
+pub const TABLES: [&str; 2] = [TABLE, dead_letter::TABLE];
+
+/// What is done with them.
+pub const TABLE_RIGHTS: &[&str] = &["SELECT", "INSERT", "ALTER DELETE"];
 
 /// Whether both tables are there.
 pub async fn is_complete(client: &Client) -> Result<bool, SinkError> {
@@ -259,8 +266,10 @@ pub async fn fetch_settled(
 pub async fn claim(client: &Client, key: &CheckpointKey, claim: Claim<'_>) -> Result<Checkpoint, SinkError> {
     let mut entry = fetch_entry(client, key).await?.unwrap_or_default();
     let before = entry.state.take().unwrap_or_default();
+    // Not the next number: of two processes that claim at the same time, one is above the other.
+    let ahead = 1 + (RandomState::new().build_hasher().finish() >> 44) as i64;
     let state = State {
-        epoch: before.epoch + 1,
+        epoch: before.epoch + ahead,
         count: 0,
         system_identifier: claim.origin.system_identifier.clone(),
         timeline: claim.origin.timeline,
@@ -432,66 +441,5 @@ pub async fn give_up(
     let Some((_, state)) = own_state(client, key, epoch).await? else { return Ok(false) };
     let failure = since_now(client, failure).await?;
     put_state(client, key, &emptied(state, Some(failure))).await?;
-    Ok(true)
-}
-
-/// Forgets all pipelines of a project.
-pub async fn delete_all(client: &Client, project: &str) -> Result<(), SinkError> {
-    for table in [dead_letter::TABLE, TABLE] {
-        if exists(client, table).await? {
-            let sql = format!("DELETE FROM {table} WHERE project = {}", quote_text(project));
-            let what = "deleting the project's checkpoints";
-            client.execute(&sql, SETTINGS).await.map_err(SinkError::clickhouse(what))?;
-        }
-    }
-    Ok(())
-}
-
-/// Forgets one pipeline, with its dead letters.
-pub async fn delete(client: &Client, key: &CheckpointKey) -> Result<(), SinkError> {
-    let (project, pipeline) = (quote_text(&key.project), quote_text(&key.pipeline));
-    for table in [dead_letter::TABLE, TABLE] {
-        let sql = format!("DELETE FROM {table} WHERE project = {project} AND pipeline = {pipeline}");
-        let what = "deleting the pipeline's checkpoint";
-        client.execute(&sql, SETTINGS).await.map_err(SinkError::clickhouse(what))?;
-    }
-    Ok(())
-}
-
-/// Other projects that have something there.
-pub async fn other_projects(client: &Client, project: &str) -> Result<Vec<String>, SinkError> {
-    let mut projects: Vec<String> =
-        fetch(client, "part = 'state'").await?.into_iter().map(|e| e.project).collect();
-    projects.dedup();
-    projects.retain(|other| other != project);
-    Ok(projects)
-}
-
-/// Whether the tables are there, and hold nothing of other projects.
-pub async fn is_spare(client: &Client, project: &str) -> Result<bool, SinkError> {
-    if !exists(client, TABLE).await? {
-        return Ok(false);
-    }
-    for table in [dead_letter::TABLE, TABLE] {
-        if exists(client, table).await? {
-            let sql = format!("SELECT count() FROM {table} WHERE project != {}", quote_text(project));
-            let reading = SinkError::clickhouse("looking into trucker's tables");
-            if client.select(&sql, SETTINGS).await.map_err(reading)?.first() != Some("0") {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// Drops the tables, if nothing is in them.
-pub async fn drop(client: &Client) -> Result<bool, SinkError> {
-    if !is_spare(client, "").await? {
-        return Ok(false);
-    }
-    for table in [dead_letter::TABLE, TABLE] {
-        let sql = format!("DROP TABLE IF EXISTS {table} SYNC");
-        client.execute(&sql, SETTINGS).await.map_err(SinkError::clickhouse("dropping trucker's tables"))?;
-    }
     Ok(true)
 }

@@ -5,6 +5,8 @@ mod block;
 pub mod dead_letter;
 mod fill;
 pub mod ledger;
+pub mod load;
+pub mod removal;
 pub mod request;
 mod target;
 mod version;

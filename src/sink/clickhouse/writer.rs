@@ -2,13 +2,15 @@
 //! dies in between sends the same rows again, with the same versions.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::block::{Block, Removals, Wording, encode_tuples};
+use super::block::{Block, Removals, Wording};
 use super::dead_letter;
 use super::ledger::{self, Held, SETTINGS};
+use super::load::{LOAD, decide, encode_tuples};
 use super::target::{Keeping, REMOVED, Target};
 use super::version::{Version, Versioned};
 use crate::change::{Lsn, Tuple};
@@ -41,6 +43,8 @@ pub struct Writer {
     /// Rows that load.sql reads next.
     loading: Vec<Tuple>,
     loading_bytes: usize,
+    /// For each load.sql that has run, which columns of its relation are Nullable.
+    decided: Vec<(Load, Arc<[bool]>)>,
     /// A trial is under way, and rows of it have been sent already, or not.
     trial: Option<bool>,
     /// The transaction, and part of it, that rows with a token of their own are of.
@@ -73,6 +77,7 @@ impl Writer {
             removals: Removals::default(),
             loading: Vec::new(),
             loading_bytes: 0,
+            decided: Vec::new(),
             trial: None,
             chunk: None,
             held: None,
@@ -331,14 +336,24 @@ impl Writer {
             return Ok(());
         }
         self.hold().await?;
-        let (structure, bytes) = encode_tuples(&load.columns, &rows)?;
+        let nullable = self.nullable(load, what).await?;
+        let (structure, bytes) = encode_tuples(&load.columns, &nullable, &rows)?;
         self.sent_bytes += bytes.len();
         let token = self.unique_token();
-        let settings = [SETTINGS, &[("insert_deduplication_token", token.as_str())]].concat();
+        let settings = [LOAD, &[("insert_deduplication_token", token.as_str())]].concat();
         let done = self.client.execute_with_rows(&load.sql, &settings, &load.relation, &structure, bytes);
         done.await.map_err(SinkError::clickhouse(what))?;
         self.has_sent();
         Ok(())
+    }
+
+    async fn nullable(&mut self, load: &Load, what: &str) -> Result<Arc<[bool]>, SinkError> {
+        if let Some((_, nullable)) = self.decided.iter().find(|(known, _)| known == load) {
+            return Ok(nullable.clone());
+        }
+        let nullable = decide(&self.client, load).await.map_err(SinkError::clickhouse(what))?;
+        self.decided.push((load.clone(), nullable.clone()));
+        Ok(nullable)
     }
 
     /// Runs a file of the user's on the output.
