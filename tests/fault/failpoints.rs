@@ -156,7 +156,7 @@ fn every_failpoint_of_the_program_is_died_at_and_described() {
     found.sort();
     found.dedup();
     let mut known: Vec<&str> = FAILPOINTS.iter().map(|(name, _)| *name).collect();
-    // With an output of ClickHouse's, in tests/e2e/clickhouse.rs.
+    // With an output of ClickHouse's: tests/e2e/clickhouse.rs, tests/fault/clickhouse/faults.rs.
     known.push("rows_sent");
     known.sort_unstable();
     assert_eq!(found, known);

@@ -115,7 +115,7 @@ impl Fault {
             Fault::Kill => crew.kill(),
             Fault::Terminate => crew.terminate(),
             Fault::Failpoint(name, count) => crew.die_at(name, *count),
-            Fault::Zombie(ms) => crew.take_over(world, *ms),
+            Fault::Zombie(ms) => crew.take_over([&world.to_source, &world.to_output], *ms),
             Fault::Pause(ms) => crew.pause(*ms),
             Fault::Stop(side, stop, ms) => {
                 let server = world.server(*side);

@@ -1,6 +1,7 @@
 //! One seed from start to end: writers write, a watcher looks at checkpoints and outputs, things break; then all is healed, and
 //! everything has to be there, once.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -20,10 +21,7 @@ pub fn play(seed: u64) -> Result<String, String> {
     let begun = Instant::now();
     let mut world = World::make(&plan);
     let result = catch_unwind(AssertUnwindSafe(|| run(&plan, &mut world)));
-    let result = result.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        Err(text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default())
-    });
+    let result = result.unwrap_or_else(|panic| Err(words(&*panic)));
     match result {
         Ok(text) => Ok(format!("TRUCKER_SEED={seed}: {text}, {} s", begun.elapsed().as_secs())),
         Err(text) => {
@@ -31,6 +29,12 @@ pub fn play(seed: u64) -> Result<String, String> {
             Err(format!("TRUCKER_SEED={seed}: {text}\nlogs and project: {}", kept.display()))
         }
     }
+}
+
+/// What a panic says.
+pub fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 fn run(plan: &Plan, world: &mut World) -> Result<String, String> {
@@ -42,7 +46,7 @@ fn run(plan: &Plan, world: &mut World) -> Result<String, String> {
     let (stop_writing, stop_watching, written) =
         (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let confirmed = world.to_source.confirmed.clone();
-    let mut crew = Crew::of(world);
+    let mut crew = Crew::of(&world.s, &world.clock);
     let (source, output) = (beside(&world.s.source), beside(&world.s.output));
     let slot = world.s.slot();
     let (ended, watched) = thread::scope(|scope| {
