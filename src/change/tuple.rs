@@ -87,7 +87,12 @@ pub struct TupleBuilder {
 impl TupleBuilder {
     /// An empty tuple that will own its values.
     pub fn new(columns: usize) -> Self {
-        TupleBuilder { body: Vec::new(), slots: Vec::with_capacity(columns) }
+        TupleBuilder::with_room(columns, 0)
+    }
+
+    /// The same, for about so many bytes of text.
+    pub fn with_room(columns: usize, bytes: usize) -> Self {
+        TupleBuilder { body: Vec::with_capacity(bytes), slots: Vec::with_capacity(columns) }
     }
 
     /// Appends a cell, copying its text. The texts of one tuple come to less than 4 GiB together: a
@@ -105,7 +110,8 @@ impl TupleBuilder {
     }
 
     /// The finished tuple.
-    pub fn build(self) -> Tuple {
+    pub fn build(mut self) -> Tuple {
+        self.body.shrink_to_fit();
         Tuple { body: Bytes::from(self.body), slots: self.slots.into() }
     }
 }

@@ -76,6 +76,11 @@ impl Router {
         self.attached.is_empty()
     }
 
+    /// Whether everybody is in the stream.
+    pub fn is_complete(&self) -> bool {
+        self.attached.len() >= self.readers.len()
+    }
+
     /// Everything that commits before this has been routed.
     pub fn boundary(&self) -> Lsn {
         self.boundary

@@ -9,10 +9,10 @@
 //! the standby has said that it is still one, on the timeline that it was on, and has replayed that far (`vouch`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::continuity::{START_OVER, lost};
 use super::health::{SourceHealth, StreamState};
@@ -32,6 +32,12 @@ use crate::source::stream::{Frame, ReplicationStream, StreamError};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long after one pipeline has joined a stream waits for the next, and how long in all: each that joins later, and is further
+/// behind, makes the server decode everything again.
+const GATHER_PAUSE: Duration = Duration::from_millis(100);
+const GATHER_MAX: Duration = Duration::from_secs(2);
+/// Frames that have come already and are taken without a look at anything else.
+const FRAMES_AT_ONCE: usize = 256;
 /// How long, and how often asked, before a server that shuts down is let go. In ordinary times it asks once in half of
 /// wal_sender_timeout.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -265,16 +271,27 @@ impl SourceTask {
         Ok(())
     }
 
-    /// Waits until somebody wants changes, and answers from where; None when it is to end.
+    /// Waits until somebody wants changes, and a little for the others; answers from where. None when it is to end.
     async fn start(&mut self) -> Option<Lsn> {
+        let mut gathering = (!self.router.is_idle()).then(Gathering::begin);
         loop {
-            if let Some(from) = self.router.restart() {
-                return Some(from);
+            if self.router.is_complete() || gathering.as_ref().is_some_and(Gathering::is_over) {
+                if let Some(from) = self.router.restart() {
+                    return Some(from);
+                }
+                gathering = None;
             }
-            self.health.enter(StreamState::Waiting);
+            if gathering.is_none() {
+                self.health.enter(StreamState::Waiting);
+            }
+            let until = gathering.as_ref().map(|gathering| gathering.until);
             tokio::select! {
                 () = ended(&mut self.shutdown) => return None,
-                attach = self.attach.recv() => drop(self.router.attach(attach?)),
+                attach = self.attach.recv() => {
+                    self.router.attach(attach?);
+                    gathering.get_or_insert_with(Gathering::begin).go_on();
+                }
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }
         }
     }
@@ -329,13 +346,17 @@ impl SourceTask {
                 }
                 frame = stream.next() => {
                     *pause = PAUSE_MIN;
-                    let frame = frame.map_err(|error| self.failed(error))?;
-                    if asked.is_shutdown(&frame) {
-                        *pause = PAUSE_MAX / 6;
-                        return Err(SourceError::ShuttingDown);
+                    let mut next = Some(frame.map_err(|error| self.failed(error))?);
+                    for left in (0..FRAMES_AT_ONCE).rev() {
+                        let Some(frame) = next else { break };
+                        if asked.is_shutdown(&frame) {
+                            *pause = PAUSE_MAX / 6;
+                            return Err(SourceError::ShuttingDown);
+                        }
+                        self.health.hear(&frame);
+                        self.frame(&mut assembler, frame).await?;
+                        next = if left == 0 { None } else { stream.ready().map_err(|error| self.failed(error))? };
                     }
-                    self.health.hear(&frame);
-                    self.frame(&mut assembler, frame).await?;
                     self.health.route(self.router.boundary());
                 }
             }
@@ -404,6 +425,27 @@ impl SourceTask {
                 feedback.confirm(lsn);
             }
         }
+    }
+}
+
+/// How long pipelines are waited for that want to join a stream.
+struct Gathering {
+    until: Instant,
+    end: Instant,
+}
+
+impl Gathering {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Gathering { until: now + GATHER_PAUSE, end: now + GATHER_MAX }
+    }
+
+    fn go_on(&mut self) {
+        self.until = (Instant::now() + GATHER_PAUSE).min(self.end);
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
     }
 }
 

@@ -45,7 +45,7 @@ impl Effects {
     /// What the change does to the output.
     pub fn of(&self, operation: Operation, outcome: Outcome) -> Outgoing {
         match operation {
-            Operation::Insert => Outgoing::Effect(act(self.on.insert, outcome.rows)),
+            Operation::Insert => Outgoing::Effect(self.of_rows(operation, outcome.rows)),
             Operation::Update => self.update(outcome),
             Operation::Delete if self.on.delete == Action::Delete => {
                 let removals = outcome.left_behind.into_iter().map(|key| (By::Replace, key, Vec::new()));
@@ -57,14 +57,12 @@ impl Effects {
 
     /// What the rows of an operation do when what was there has been seen to already.
     pub fn of_rows(&self, operation: Operation, rows: Vec<Row>) -> Effect {
-        act(
-            match operation {
-                Operation::Insert => self.on.insert,
-                Operation::Update => self.on.update,
-                Operation::Delete => self.on.delete,
-            },
-            rows,
-        )
+        match operation {
+            Operation::Insert if self.on.insert == Action::Upsert => put(Put::UpsertNew, rows),
+            Operation::Insert => act(self.on.insert, rows),
+            Operation::Update => act(self.on.update, rows),
+            Operation::Delete => act(self.on.delete, rows),
+        }
     }
 
     fn update(&self, outcome: Outcome) -> Outgoing {
@@ -98,19 +96,19 @@ impl Effects {
 
 /// Rows, under an action.
 fn act(action: Action, rows: Vec<Row>) -> Effect {
-    let put = match action {
-        Action::Insert => Put::Insert,
-        Action::Upsert => Put::Upsert,
-        Action::Update => Put::Update,
-        Action::Ignore => return Effect::default(),
+    match action {
+        Action::Insert => put(Put::Insert, rows),
+        Action::Upsert => put(Put::Upsert, rows),
+        Action::Update => put(Put::Update, rows),
+        Action::Ignore => Effect::default(),
         Action::Delete => {
             let keys = rows.iter().filter_map(Row::key);
-            return Effect {
-                removals: keys.map(|key| (By::Key, key, Vec::new())).collect(),
-                puts: Vec::new(),
-            };
+            Effect { removals: keys.map(|key| (By::Key, key, Vec::new())).collect(), puts: Vec::new() }
         }
-    };
+    }
+}
+
+fn put(put: Put, rows: Vec<Row>) -> Effect {
     Effect { removals: Vec::new(), puts: rows.into_iter().map(|row| (put, row)).collect() }
 }
 

@@ -162,7 +162,7 @@ fn operation(writes: &[Write]) -> &'static str {
     let verb = |write: &Write| match write {
         Write::Truncate => "TRUNCATE",
         Write::Delete { .. } => "DELETE",
-        Write::Put { put: Put::Insert | Put::Upsert, .. } => "INSERT",
+        Write::Put { put: Put::Insert | Put::Upsert | Put::UpsertNew, .. } => "INSERT",
         Write::Put { put: Put::Update, .. } | Write::Rekey { .. } => "UPDATE",
     };
     match writes {

@@ -106,6 +106,9 @@ pub struct Table {
     pub unique: Vec<UniqueIndex>,
     /// Exclusion constraints, foreign keys to itself or row triggers: what makes the order of writes matter.
     pub is_order_sensitive: bool,
+    /// Whether COPY does what INSERT does: an ordinary or partitioned table on which there are no triggers but those of foreign
+    /// keys, no rules, and no policies for this role.
+    pub takes_copy: bool,
 }
 
 impl Table {
@@ -155,7 +158,9 @@ SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relreplident::text,
        EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid
                AND (k.contype = 'x' OR k.contype = 'f' AND k.confrelid = c.oid))
        OR EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                  WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D') AS order_sensitive
+                  WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D') AS order_sensitive,
+       c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT pg_catalog.row_security_active(c.oid)
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal) AS takes_copy
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2";
 
@@ -215,6 +220,7 @@ pub async fn fetch_table(
         columns: columns.iter().map(column).collect::<Result<_, _>>()?,
         unique: unique.iter().map(unique_index).collect::<Result<_, _>>()?,
         is_order_sensitive: row.try_get(4)?,
+        takes_copy: row.try_get(5)?,
     }))
 }
 

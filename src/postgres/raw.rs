@@ -70,6 +70,11 @@ impl MessageReader {
         }
     }
 
+    /// The next message, if it has come already.
+    pub fn ready(&mut self) -> Result<Option<BackendMessage>, RawError> {
+        Ok(self.take()?.ok())
+    }
+
     /// The next message if it is there, or how many bytes are missing at least.
     fn take(&mut self) -> Result<Result<BackendMessage, usize>, RawError> {
         let Some((&[tag, length @ ..], _)) = self.buffer.split_first_chunk::<5>() else {

@@ -101,7 +101,13 @@ impl Fold {
             self.size += key.size() + keep.iter().map(Key::size).sum::<usize>();
         }
         self.size += effect.puts.iter().map(|(_, row)| row.tuple.size()).sum::<usize>();
-        let puts = last_of_each_key(effect.puts)?;
+        let mut puts = last_of_each_key(effect.puts)?;
+        if self.rules.is_ordered {
+            // Rows of either kind stay in one statement.
+            puts.iter_mut()
+                .filter(|(put, ..)| *put == Put::UpsertNew)
+                .for_each(|(put, ..)| *put = Put::Upsert);
+        }
         if self.rules.merges {
             self.merge(effect.removals, puts);
         } else {
@@ -143,7 +149,9 @@ impl Fold {
             let merged = match entry.put.take() {
                 None => Some((put, row)),
                 Some((before, earlier)) => match merge_rows(&earlier, &row) {
-                    Some(merged) => Some((if before == Put::Upsert { before } else { put }, merged)),
+                    // Whether the key exists is up to the first of them.
+                    Some(merged) if matches!(before, Put::Upsert | Put::UpsertNew) => Some((before, merged)),
+                    Some(merged) => Some((if put == Put::UpsertNew { Put::Upsert } else { put }, merged)),
                     None => {
                         entry.put = Some((before, earlier));
                         self.end_segment();

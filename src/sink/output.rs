@@ -245,6 +245,13 @@ impl Writer {
         }
     }
 
+    /// Lets many new rows go in by whatever is quickest while all goes well.
+    pub fn allow_copy(&mut self) {
+        if let Writer::Postgres(writer) = self {
+            writer.allow_copy();
+        }
+    }
+
     /// Does these, in order.
     pub async fn write(&mut self, writes: &Writes) -> Result<(), SinkError> {
         match (self, writes) {

@@ -13,6 +13,8 @@ pub enum Put {
     Insert,
     /// Insert, or update where the key exists.
     Upsert,
+    /// The same, of rows that the source has just made: hardly ever does their key exist.
+    UpsertNew,
     /// Update where the key exists.
     Update,
 }

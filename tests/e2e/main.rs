@@ -11,6 +11,7 @@ mod harness;
 mod alerts;
 mod backfill;
 mod big_transaction;
+mod bulk;
 mod check;
 mod clickhouse;
 mod clickhouse_driver;

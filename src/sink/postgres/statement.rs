@@ -21,6 +21,11 @@ pub enum Shape {
         /// Output columns, in the order of the parameters.
         columns: Vec<String>,
     },
+    /// Rows with these columns, none of whose keys exist, as lines of COPY's text form.
+    Copy {
+        /// Output columns, in the order of a line's values.
+        columns: Vec<String>,
+    },
     /// Makes room for a row whose key moves: deletes by the new key, but for the row under the old one.
     MakeRoom,
     /// A row whose key moves: these columns, then the key as it was.
@@ -47,8 +52,9 @@ impl Target {
         match shape {
             Shape::Delete { by, keeps } => Some(self.delete(*by, *keeps)),
             Shape::Put { put: Put::Insert, columns } => Some(self.insert(columns)),
-            Shape::Put { put: Put::Upsert, columns } => Some(self.upsert(columns)),
+            Shape::Put { put: Put::Upsert | Put::UpsertNew, columns } => Some(self.upsert(columns)),
             Shape::Put { put: Put::Update, columns } => self.update(columns, false),
+            Shape::Copy { columns } => Some(self.copy(columns)),
             Shape::MakeRoom => Some(self.make_room()),
             Shape::Rekey { columns } => self.update(columns, true),
         }
@@ -109,6 +115,11 @@ impl Target {
         };
         let key = quote_idents(self.key.iter().map(String::as_str));
         format!("{} ON CONFLICT ({key}) {action}", self.insert(columns))
+    }
+
+    fn copy(&self, columns: &[String]) -> String {
+        let names = quote_idents(columns.iter().map(String::as_str));
+        format!("COPY {} ({names}) FROM STDIN", self.table.sql())
     }
 
     /// Columns that an update may set: not the key's, and not those that only the table itself may fill.
@@ -223,6 +234,7 @@ mod tests {
             ],
             unique: Vec::new(),
             is_order_sensitive: false,
+            takes_copy: true,
         };
         let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
         Target { table: Arc::new(table), key: vec!["id".into()], replace: names(replace) }
@@ -234,7 +246,7 @@ mod tests {
             put,
             columns: columns.iter().map(|c| c.to_string()).collect(),
         };
-        let rows: [(Shape, Option<&str>); 6] = [
+        let rows: [(Shape, Option<&str>); 7] = [
             (
                 put(Put::Upsert, &["id", "tags", "seq"]),
                 Some(
@@ -259,6 +271,10 @@ mod tests {
                 ),
             ),
             (put(Put::Update, &["id"]), None),
+            (
+                Shape::Copy { columns: vec!["id".into(), "seq".into()] },
+                Some("COPY public.t (id, seq) FROM STDIN"),
+            ),
             (
                 Shape::Rekey { columns: vec!["id".into()] },
                 Some(

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::SinkExt;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 use super::checkpoint::Step;
 use super::statement::{Shape, Target};
-use super::{checkpoint, dead_letter};
-use crate::change::{Cell, Lsn, Tuple};
+use super::{checkpoint, dead_letter, lines};
+use crate::change::{Lsn, Tuple};
 use crate::checkpoint::Seam;
 use crate::failpoint;
 use crate::postgres::Session;
@@ -20,6 +19,9 @@ use crate::postgres::ident::{quote_ident, quote_idents};
 use crate::sink::{
     By, Checkpoint, CheckpointKey, DeadLetter, Key, Layout, LoadColumn, Put, Request, Row, SinkError, Write,
 };
+
+/// From so many rows on, COPY is worth its second round trip.
+const COPY_ROWS_MIN: usize = 50;
 
 /// Writes rows and moves the checkpoint.
 pub struct Writer {
@@ -32,6 +34,8 @@ pub struct Writer {
     is_open: bool,
     /// The temporary table that load.sql's rows are gathering in.
     loading: Option<String>,
+    may_copy: bool,
+    advance: Option<Statement>,
     statements: HashMap<Shape, Option<Statement>>,
 }
 
@@ -47,8 +51,16 @@ impl Writer {
             seam: claimed.seam,
             is_open: false,
             loading: None,
+            may_copy: false,
+            advance: None,
             statements: HashMap::new(),
         }
+    }
+
+    /// Lets many new rows go in by COPY, which costs the server a third of an upsert and fails where a key exists. Not for who
+    /// has to know which row it was that failed.
+    pub fn allow_copy(&mut self) {
+        self.may_copy = self.target.as_ref().is_some_and(|target| target.table.takes_copy);
     }
 
     /// The connection, for what isn't about rows.
@@ -93,10 +105,20 @@ impl Writer {
         self.begin().await?;
         let (from, epoch) = (self.loaded_lsn, self.epoch);
         let step = Step { epoch, from, to: loaded_lsn, commit_time, seam: seam.as_ref(), done };
-        checkpoint::advance(self.client(), &self.key, &step).await?;
-        failpoint::reach("checkpoint_moved");
-        self.client().batch_execute("COMMIT").await.map_err(SinkError::at("committing"))?;
+        let statement = match &self.advance {
+            Some(statement) => statement.clone(),
+            None => self.advance.insert(checkpoint::prepare_advance(self.client()).await?).clone(),
+        };
+        // In one flight: where the first fails, the server takes the second for a ROLLBACK.
+        let (moved, committed, ()) = tokio::join!(
+            biased;
+            checkpoint::advance(self.client(), &statement, &self.key, &step),
+            self.client().batch_execute("COMMIT"),
+            async { failpoint::reach("commit_sent") },
+        );
         self.is_open = false;
+        moved?;
+        committed.map_err(SinkError::at("committing"))?;
         self.loaded_lsn = Some(loaded_lsn);
         self.seam = seam;
         Ok(())
@@ -210,12 +232,29 @@ impl Writer {
     ) -> Result<(), SinkError> {
         let put = if omitted.is_empty() { put } else { Put::Update };
         let (columns, cells) = given(layout, omitted);
+        let is_new = matches!(put, Put::UpsertNew | Put::Insert);
+        if self.may_copy && is_new && rows.len() >= COPY_ROWS_MIN {
+            return self.copy_rows(columns, &cells, rows).await;
+        }
+        let put = if put == Put::UpsertNew { Put::Upsert } else { put };
         let mut arrays = vec![ArrayText::default(); columns.len()];
         for tuple in rows {
             cells.iter().zip(&mut arrays).for_each(|(&cell, array)| array.push(tuple.cell(cell).text()));
         }
         let what = self.what("writing to");
         self.execute(Shape::Put { put, columns }, &arrays, what).await.map(drop)
+    }
+
+    async fn copy_rows(
+        &mut self,
+        columns: Vec<String>,
+        cells: &[usize],
+        rows: &[Tuple],
+    ) -> Result<(), SinkError> {
+        let what = self.what("copying into");
+        let Some(statement) = self.prepare(Shape::Copy { columns }, &what).await? else { return Ok(()) };
+        let copy = self.client().copy_in(&statement).await.map_err(SinkError::at(what.clone()))?;
+        lines::send(Box::pin(copy), rows, cells).await.map_err(SinkError::at(what))
     }
 
     async fn rekey(&mut self, old: &Key, row: &Row) -> Result<(), SinkError> {
@@ -238,17 +277,23 @@ impl Writer {
         self.execute(Shape::Rekey { columns }, &arrays, what).await.map(drop)
     }
 
-    async fn execute(&mut self, shape: Shape, arrays: &[ArrayText], what: String) -> Result<u64, SinkError> {
-        if !self.statements.contains_key(&shape) {
-            let prepared = match self.table().sql(&shape) {
-                Some(sql) => Some(self.client().prepare(&sql).await.map_err(SinkError::at(what.clone()))?),
-                None => None,
-            };
-            self.statements.insert(shape.clone(), prepared);
+    /// The statement of a shape; None if there is nothing to do.
+    async fn prepare(&mut self, shape: Shape, what: &str) -> Result<Option<Statement>, SinkError> {
+        if let Some(known) = self.statements.get(&shape) {
+            return Ok(known.clone());
         }
-        let Some(statement) = &self.statements[&shape] else { return Ok(0) };
+        let prepared = match self.table().sql(&shape) {
+            Some(sql) => Some(self.client().prepare(&sql).await.map_err(SinkError::at(what))?),
+            None => None,
+        };
+        self.statements.insert(shape, prepared.clone());
+        Ok(prepared)
+    }
+
+    async fn execute(&mut self, shape: Shape, arrays: &[ArrayText], what: String) -> Result<u64, SinkError> {
+        let Some(statement) = self.prepare(shape, &what).await? else { return Ok(0) };
         let params: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-        self.client().execute(statement, &params).await.map_err(SinkError::at(what))
+        self.client().execute(&statement, &params).await.map_err(SinkError::at(what))
     }
 
     /// Adds rows to the temporary table of that name, which load.sql reads; makes it first where it isn't there.
@@ -262,17 +307,9 @@ impl Writer {
             self.create_relation(relation, columns).await?;
             self.loading = Some(relation.to_owned());
         }
-        let mut copy = self.copy_into(relation, columns).await?;
-        let mut buffer = Vec::with_capacity(64 * 1024);
-        for tuple in rows {
-            push_copy_line(&mut buffer, tuple, columns.len());
-            if buffer.len() > 60 * 1024 {
-                let full = std::mem::replace(&mut buffer, Vec::with_capacity(64 * 1024));
-                copy.send(Bytes::from(full)).await.map_err(SinkError::at("handing rows to load.sql"))?;
-            }
-        }
-        copy.send(Bytes::from(buffer)).await.map_err(SinkError::at("handing rows to load.sql"))?;
-        copy.as_mut().finish().await.map(drop).map_err(SinkError::at("handing rows to load.sql"))
+        let copy = self.copy_into(relation, columns).await?;
+        let cells: Vec<usize> = (0..columns.len()).collect();
+        lines::send(copy, rows, &cells).await.map_err(SinkError::at("handing rows to load.sql"))
     }
 
     /// Runs load.sql over the rows of a run, and drops their table.
@@ -321,47 +358,10 @@ fn given(layout: &Layout, omitted: &[usize]) -> (Vec<String>, Vec<usize>) {
     columns.map(|(_, (name, cell))| (name.clone(), *cell)).unzip()
 }
 
-/// A row in COPY's text form.
-fn push_copy_line(out: &mut Vec<u8>, tuple: &Tuple, columns: usize) {
-    for at in 0..columns {
-        if at > 0 {
-            out.push(b'\t');
-        }
-        match tuple.cell(at) {
-            Cell::Null | Cell::Unchanged => out.extend_from_slice(b"\\N"),
-            Cell::Text(text) => {
-                for &byte in text {
-                    match byte {
-                        b'\\' => out.extend_from_slice(b"\\\\"),
-                        b'\n' => out.extend_from_slice(b"\\n"),
-                        b'\r' => out.extend_from_slice(b"\\r"),
-                        b'\t' => out.extend_from_slice(b"\\t"),
-                        _ => out.push(byte),
-                    }
-                }
-            }
-        }
-    }
-    out.push(b'\n');
-}
-
 /// The rows' types as the output can name them; a type that only the source has travels as text.
 pub fn load_columns(columns: impl Iterator<Item = (String, String)>) -> Arc<[LoadColumn]> {
     let known = |type_sql: String| {
         if type_sql.starts_with("pg_catalog.") { type_sql } else { "pg_catalog.text".to_owned() }
     };
     columns.map(|(name, type_sql)| LoadColumn { name, type_sql: known(type_sql), words: None }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copy_lines_hold_any_value() {
-        let tuple: Tuple = [Cell::Text(b"a\tb\\N\nc\r"), Cell::Null, Cell::Text(b"")].into_iter().collect();
-        let mut line = Vec::new();
-        push_copy_line(&mut line, &tuple, 3);
-        assert_eq!(String::from_utf8(line).unwrap(), "a\\tb\\\\N\\nc\\r\t\\N\t\n");
-    }
 }

@@ -335,7 +335,7 @@ fn old_tuple(c: &mut Cursor<'_>, marker: u8, field: &'static str) -> Result<OldT
 
 fn decode_tuple(c: &mut Cursor<'_>) -> Result<Tuple, DecodeError> {
     let count = c.count("tuple column count")?;
-    let mut tuple = TupleBuilder::new(count);
+    let mut tuple = TupleBuilder::with_room(count, c.remaining());
     for _ in 0..count {
         tuple.push(match c.u8("tuple cell kind")? {
             b'n' => Cell::Null,

@@ -213,19 +213,35 @@ impl ReplicationStream {
             };
             self.pings = 0;
             self.next_ping = Instant::now() + PING_INTERVAL;
-            let Some(frame) = Frame::decode(message)? else { continue };
-            match frame {
-                Frame::Data { wal_start, wal_end, .. } => self.feedback.set_received(wal_start.max(wal_end)),
-                Frame::Keepalive { wal_end, reply_requested, .. } => {
-                    self.feedback.set_received(wal_end);
-                    if reply_requested {
-                        self.feedback.reply();
-                    }
-                }
-                Frame::Notice { .. } => {}
+            if let Some(frame) = self.take_in(message)? {
+                return Ok(frame);
             }
-            return Ok(frame);
         }
+    }
+
+    /// The next frame, if it has come already.
+    pub fn ready(&mut self) -> Result<Option<Frame>, StreamError> {
+        while let Some(message) = self.reader.ready()? {
+            if let Some(frame) = self.take_in(message)? {
+                return Ok(Some(frame));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_in(&self, message: BackendMessage) -> Result<Option<Frame>, StreamError> {
+        let Some(frame) = Frame::decode(message)? else { return Ok(None) };
+        match frame {
+            Frame::Data { wal_start, wal_end, .. } => self.feedback.set_received(wal_start.max(wal_end)),
+            Frame::Keepalive { wal_end, reply_requested, .. } => {
+                self.feedback.set_received(wal_end);
+                if reply_requested {
+                    self.feedback.reply();
+                }
+            }
+            Frame::Notice { .. } => {}
+        }
+        Ok(Some(frame))
     }
 
     /// A healthy server that has nothing to send says nothing: only an answer that doesn't come means something.

@@ -1,0 +1,127 @@
+//! Many new rows at once, which go in by COPY where that does what INSERT does: every value arrives as it is, a key that exists is
+//! updated all the same, and triggers, rules and what the output refuses count as they do for single rows.
+
+use super::harness::{Scenario, config};
+
+/// More than are written one statement at a time.
+const MANY: &str = "generate_series(1, 400) i";
+
+#[test]
+fn every_value_of_many_new_rows_arrives_as_it_is() {
+    let types = "CREATE TYPE mood AS ENUM ('so so', 'a,b', 'tab\there'); CREATE TYPE pair AS (a int, b text);
+         CREATE DOMAIN small AS int CHECK (VALUE < 100000); CREATE DOMAIN tags AS text[];
+         CREATE TABLE t (id bigint PRIMARY KEY, words text, code char(6), short varchar(40), raw bytea, n numeric(20, 5), f float8,
+           at timestamptz(3), span interval, day date, bits bit(3), vary bit varying(9), doc json, docb jsonb, list text[],
+           matrix int[], m mood, p pair, s small, labels tags, net inet, ip cidr, period tstzrange, numbers int4multirange, x xml,
+           u uuid, c \"char\", point point, lsn pg_lsn, nothing text, empty text, \"Odd, name\" int);";
+    let s = Scenario::new().tables(types).copies("t");
+    s.once();
+    let words = r#"(ARRAY['tab	and' || E'\n' || 'line', '\.', E'\\N', '\', E'\r\n', '""', '{NULL}', '', ' ', 'é€😀', '\t\\n', E'a\\\tb'])[i % 12 + 1]"#;
+    s.source.execute(&format!(
+        "INSERT INTO t SELECT i, {words}, left(i::text, 4), {words}, decode(md5(i::text), 'hex'), CASE i % 3 WHEN 0 THEN 'NaN' ELSE i / 7.0 END,
+           CASE i % 4 WHEN 0 THEN '-Infinity' WHEN 1 THEN '-0' ELSE i / 3.0 END, CASE i % 5 WHEN 0 THEN 'infinity' ELSE now() - i * interval '1 hour' END,
+           make_interval(0, i, 0, i % 30, 0, 0, i / 3.0), date '4713-01-01 BC' + i, (i % 8)::bit(3), (i % 4)::bit(2), json_build_object('k', {words}),
+           jsonb_build_object('k', {words}), ARRAY[{words}, NULL, 'NULL'], ARRAY[[i, 2], [3, NULL]], (enum_range(NULL::mood))[i % 3 + 1],
+           ROW(i, {words})::pair, i, ARRAY[{words}], ('10.0.0.' || i % 256)::inet, '10.1.0.0/16', tstzrange(now(), NULL), '{{[1,3),[5,9)}}',
+           '<a>b</a>', md5(i::text)::uuid, chr(65 + i % 26)::\"char\", point(i, 1.5), '0/1'::pg_lsn, NULL, '', i FROM {MANY}"
+    ));
+    s.once();
+    let rows = "SELECT id, to_json(t)::text, x::text, c FROM t";
+    s.assert_same(rows, rows);
+    assert_eq!(s.output.number("SELECT count(*) FROM t WHERE nothing IS NULL AND empty = ''"), 400);
+}
+
+#[test]
+fn many_new_rows_whose_keys_exist_update_these() {
+    let s = Scenario::new()
+        .tables("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .on_output("CREATE TABLE log (id int)")
+        .copies("t")
+        .pipeline(
+            "log",
+            &config("t", "log", &["on: {insert: insert, update: ignore, delete: ignore, truncate: ignore}"]),
+            &[],
+        );
+    s.once();
+    s.output.execute("INSERT INTO t SELECT i, 'somebody else''s' FROM generate_series(300, 350) i");
+    s.source.execute(&format!("INSERT INTO t SELECT i, 'first' FROM {MANY}"));
+    s.source.execute(&format!("INSERT INTO t SELECT i + 1000, 'second' FROM {MANY}"));
+    s.once();
+    s.assert_table_same("t");
+    assert_eq!(s.output.number("SELECT count(*) FROM log"), 800, "what was appended is appended once");
+    // While it runs, too: the batch comes again as statements, and later ones are loaded as ever.
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    s.output.execute("INSERT INTO t VALUES (5000, 'somebody else''s')");
+    s.source.execute(&format!("INSERT INTO t SELECT i + 4800, 'third' FROM {MANY}"));
+    s.source.execute(&format!("INSERT INTO t SELECT i + 6000, 'fourth' FROM {MANY}"));
+    s.until_table_same(&mut trucker, "t");
+    trucker.terminate();
+    assert_eq!(s.output.number("SELECT count(*) FROM log"), 1600);
+    assert_eq!(s.output.number("SELECT count(DISTINCT id) FROM log"), 1600);
+}
+
+#[test]
+fn rows_that_are_made_and_changed_in_one_batch_end_as_they_are() {
+    let s = Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY, v int)").copies("t");
+    s.once();
+    s.source.execute(&format!("INSERT INTO t SELECT i, 0 FROM {MANY}"));
+    s.once();
+    s.source.execute(&format!(
+        "BEGIN; INSERT INTO t SELECT i + 400, 1 FROM {MANY}; UPDATE t SET v = v + 1 WHERE id % 3 = 0; DELETE FROM t WHERE id % 7 = 0;
+         INSERT INTO t SELECT i, 9 FROM {MANY} WHERE i % 7 = 0; UPDATE t SET id = id + 10000 WHERE id % 11 = 0; COMMIT"
+    ));
+    s.once();
+    s.assert_table_same("t");
+}
+
+#[test]
+fn triggers_rules_and_partitions_of_the_output_count_for_many_rows() {
+    let append = "on: {insert: insert, update: ignore, delete: ignore, truncate: ignore}";
+    let s = Scenario::new()
+        .on_source("CREATE TABLE t (id int PRIMARY KEY)")
+        .on_output(
+            "CREATE TABLE ruled (id int); CREATE TABLE told (id int);
+             CREATE RULE also AS ON INSERT TO ruled DO ALSO INSERT INTO told VALUES (new.id);
+             CREATE TABLE triggered (id int PRIMARY KEY, touched text);
+             CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.touched := TG_OP; RETURN NEW; END';
+             CREATE TRIGGER touch BEFORE INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION touch();
+             CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE low PARTITION OF parted FOR VALUES FROM (0) TO (200);
+             CREATE TABLE high PARTITION OF parted FOR VALUES FROM (200) TO (1000);
+             CREATE TABLE numbered (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED)",
+        )
+        .pipeline("ruled", &config("t", "ruled", &[append]), &[])
+        .pipeline("triggered", &config("t", "triggered", &[]), &[])
+        .pipeline("parted", &config("t", "parted", &[]), &[])
+        .pipeline("numbered", &config("t", "numbered", &[]), &[]);
+    s.once();
+    s.source.execute(&format!("INSERT INTO t SELECT i FROM {MANY}"));
+    s.once();
+    for (table, count) in [
+        ("ruled", 400),
+        ("told", 400),
+        ("triggered WHERE touched = 'INSERT'", 400),
+        ("low", 199),
+        ("high", 201),
+        ("numbered WHERE twice = id * 2", 400),
+    ] {
+        assert_eq!(s.output.number(&format!("SELECT count(*) FROM {table}")), count, "{table}");
+    }
+}
+
+#[test]
+fn of_many_new_rows_only_the_one_that_is_refused_is_left_out() {
+    let s = Scenario::new()
+        .on_source("CREATE TABLE t (id int PRIMARY KEY, v int)")
+        .on_output("CREATE TABLE t (id int PRIMARY KEY, v int CHECK (v <> 13))")
+        .pipeline("t", &(config("t", "t", &[]) + "on_error: dead_letter\n"), &[]);
+    s.once();
+    s.source.execute(&format!("INSERT INTO t SELECT i, i % 400 FROM {MANY}"));
+    s.once();
+    s.assert_same("SELECT * FROM t WHERE v <> 13", "SELECT * FROM t");
+    assert_eq!(
+        s.output.value("SELECT string_agg(sqlstate || ' ' || (new ->> 'id'), ' ') FROM trucker.dead_letters"),
+        "23514 13"
+    );
+}
