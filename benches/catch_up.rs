@@ -11,14 +11,17 @@ use crate::world::{Servers, World};
 pub const ORDERS: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, customer int NOT NULL, status text NOT NULL, cents bigint NOT NULL, \
      note text, placed timestamptz NOT NULL, is_paid boolean NOT NULL)";
 
-/// Rows of it, from one number to another.
-fn orders(from: u64, count: u64) -> String {
+/// Rows of it, so many from that number on.
+pub fn orders(from: u64, count: u64) -> String {
     format!(
         "INSERT INTO orders SELECT i, i % 1000, 'placed', i * 7 % 100000, 'note of order ' || i, now(), i % 3 = 0 \
          FROM generate_series({from}, {}) i",
         from + count - 1
     )
 }
+
+/// A repetition's statements, by its number.
+pub type Work = Box<dyn Fn(u64) -> Vec<String>>;
 
 /// One kind of work.
 pub struct Scenario {
@@ -31,7 +34,7 @@ pub struct Scenario {
     /// Names of the input tables.
     published: String,
     /// The work of one repetition, statement by statement, and how many changes that is.
-    work: Box<dyn Fn(u64) -> Vec<String>>,
+    work: Work,
     changes: u64,
     who: Vec<Consumer>,
     aims: Vec<(&'static str, f64)>,
@@ -75,7 +78,7 @@ impl Scenario {
 }
 
 /// Where the rows of a repetition begin.
-const STEP: u64 = 10_000_000;
+pub const STEP: u64 = 10_000_000;
 
 /// All scenarios of catching up.
 pub fn all(effort: Effort) -> Vec<Scenario> {
@@ -117,7 +120,7 @@ pub fn all(effort: Effort) -> Vec<Scenario> {
 }
 
 /// So many transactions of one row. The source needn't wait for its disk while they are made.
-fn one_by_one(n: u64, count: u64) -> Vec<String> {
+pub fn one_by_one(n: u64, count: u64) -> Vec<String> {
     let insert = "INSERT INTO orders VALUES (i, i % 1000, 'placed', i, 'note of order ' || i, now(), false)";
     let (from, to) = (n * STEP, n * STEP + count - 1);
     vec![
@@ -227,7 +230,7 @@ pub fn play(scenario: &Scenario, servers: &Servers, effort: Effort, report: &mut
 }
 
 /// A last row, in a transaction of its own; answers how to ask for it.
-fn mark(world: &World, repetition: u64) -> String {
+pub fn mark(world: &World, repetition: u64) -> String {
     let id = repetition * STEP + STEP - 1;
     let columns = "SELECT string_agg(CASE WHEN attname = 'id' THEN 'ID' WHEN atttypid = 'text'::regtype THEN '''''' \
          WHEN atttypid = 'bool'::regtype THEN 'false' WHEN atttypid = 'timestamptz'::regtype THEN 'now()' ELSE '0' END, ', ' ORDER BY attnum) \

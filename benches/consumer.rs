@@ -84,13 +84,7 @@ impl Consumer {
                 let started = Instant::now();
                 let trucker = start_trucker(world, &[]);
                 let seconds = wait_for(&world.trucker_output, is_there, started, Some(&trucker));
-                let cost = Cost {
-                    seconds,
-                    cpu_seconds: Some(cpu_seconds(trucker.pid())),
-                    peak_mib: Some(trucker.peak_memory_kib() as f64 / 1024.0),
-                };
-                trucker.terminate();
-                cost
+                cost(trucker, seconds)
             }
             Consumer::Native => {
                 let started = Instant::now();
@@ -130,6 +124,14 @@ pub fn start_trucker(world: &World, more: &[&str]) -> Trucker {
     let mut arguments = vec!["run", dir.to_str().expect("a path in UTF-8"), "--http", "off"];
     arguments.extend(more);
     Trucker::start(&world.logs(), &arguments, &[])
+}
+
+/// What a running trucker has cost, which took so long. Ends it.
+pub fn cost(trucker: Trucker, seconds: f64) -> Cost {
+    let cpu_seconds = Some(cpu_seconds(trucker.pid()));
+    let cost = Cost { seconds, cpu_seconds, peak_mib: Some(trucker.peak_memory_kib() as f64 / 1024.0) };
+    trucker.terminate();
+    cost
 }
 
 /// Asks until it is true; the seconds since.

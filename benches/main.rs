@@ -12,6 +12,7 @@ mod harness;
 mod latency;
 mod proxy;
 mod report;
+mod watched;
 mod world;
 
 use report::Report;
@@ -52,10 +53,11 @@ fn main() {
             catch_up::play(&scenario, &servers, effort, &mut report);
         }
     }
-    let others: [(&str, Play); 3] = [
+    let others: [(&str, Play); 4] = [
         ("latency", latency::play),
         ("backfill", backfill::play),
         ("backfill_joined", backfill::play_joined),
+        ("watched", watched::play),
     ];
     for (name, play) in others {
         if name.contains(&wanted) {
