@@ -9,8 +9,10 @@ demo: postgres
 	exec "$$target/release/trucker" demo
 
 ## All tests, against real servers. TRUCKER_SOAK=1 lengthens the loops, TRUCKER_BIG=1 the largest transaction.
+## Most of a test's time is waiting, so that there are four at once on a small machine too.
 test: postgres clickhouse promtool
-	cargo test --locked
+	cores=$$(getconf _NPROCESSORS_ONLN) && \
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((cores < 4 ? 4 : cores))} cargo test --locked
 
 ## The page in a real browser, with pictures of it.
 test-page: postgres
