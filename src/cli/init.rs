@@ -5,26 +5,32 @@ use std::process::ExitCode;
 
 use crate::config::{PostgresConnection, SecretMask, TableName, shown_path};
 use crate::postgres::parse_url;
-use crate::scaffold::{ScaffoldError, Wishes, password_variable, write_project};
+use crate::scaffold::{End, ScaffoldError, Wishes, password_variable, write_project};
 
 /// What can be said about it.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The folder to write to; files that exist are never touched
+    /// The folder to write to; in a project's, the tables' pipelines are added. Nothing that exists is written over
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// The source: postgres://user:password@host:port/database. Without one, a small example is written
-    #[arg(long, value_name = "URL", requires = "tables", value_parser = |text: &str| parse_url("", text))]
-    from: Option<PostgresConnection>,
+    /// The source: postgres://user:password@host:port/database, or in a project the name of a connection. Without one, a
+    /// small example is written
+    #[arg(long, value_name = "URL", requires = "tables", value_parser = end)]
+    from: Option<End>,
     /// A table to read changes of; may be given several times
     #[arg(long = "table", value_name = "TABLE", requires = "from", value_parser = crate::config::table_name)]
     tables: Vec<TableName>,
-    /// The output, as `--from`
-    #[arg(long, value_name = "URL", requires = "from", value_parser = |text: &str| parse_url("", text))]
-    to: Option<PostgresConnection>,
+    /// The output, as `--from`; in a project, where its other pipelines write, if it isn't said
+    #[arg(long, value_name = "URL", requires = "from", value_parser = end)]
+    to: Option<End>,
     /// The project's name, which names slot and publication [default: the folder's]
     #[arg(long, value_parser = project_name)]
     name: Option<String>,
+}
+
+fn end(text: &str) -> Result<End, String> {
+    let is_name = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
+    if is_name { Ok(End::Name(text.to_owned())) } else { parse_url("", text).map(End::Url) }
 }
 
 fn project_name(text: &str) -> Result<String, String> {
@@ -44,20 +50,23 @@ fn name_of(text: &str, length: usize) -> String {
 /// Writes the project and says what to do next.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let wishes = wishes(arguments);
-    let passes = [&arguments.from, &arguments.to].into_iter().flatten().filter_map(|to| to.pass.as_ref());
-    let mask = SecretMask::new(passes.map(|pass| pass.expose()));
+    let urls = [&arguments.from, &arguments.to].into_iter().flatten().filter_map(url);
+    let mask = SecretMask::new(urls.filter_map(|to| to.pass.as_ref()).map(|pass| pass.expose()));
     match super::block_on(write_project(&wishes)) {
-        Ok(Ok(paths)) => {
-            paths.iter().for_each(|path| println!("wrote {}", shown_path(path).display()));
-            println!("\n{}", next(&wishes));
+        Ok(Ok(written)) => {
+            written.files.iter().for_each(|path| println!("wrote {}", shown_path(path).display()));
+            written.longer.iter().for_each(|path| println!("added to {}", shown_path(path).display()));
+            println!("\n{}", if written.is_added { next_of_added(&wishes) } else { next(&wishes) });
             ExitCode::SUCCESS
+        }
+        Ok(Err(ScaffoldError::Files(problems))) => {
+            eprintln!("{}", mask.mask(&problems.to_string()));
+            ExitCode::from(3)
         }
         Ok(Err(error)) => {
             eprintln!("error: {}", mask.mask(&error.to_string()));
-            ExitCode::from(match error {
-                ScaffoldError::Exists(_) | ScaffoldError::Table(_) | ScaffoldError::Write { .. } => 3,
-                ScaffoldError::Connect(_) | ScaffoldError::Server(..) => 4,
-            })
+            let is_servers = matches!(error, ScaffoldError::Connect(_) | ScaffoldError::Server(..));
+            ExitCode::from(if is_servers { 4 } else { 3 })
         }
         Err(error) => super::cannot_start(&error),
     }
@@ -67,15 +76,19 @@ fn wishes(arguments: &Arguments) -> Wishes {
     let folder = std::fs::canonicalize(&arguments.dir).unwrap_or_else(|_| arguments.dir.clone());
     let folder = folder.file_name().and_then(|name| name.to_str()).map(|name| name_of(name, 55));
     let name = arguments.name.clone().or(folder).unwrap_or_else(|| "trucker".to_owned());
-    let named = |to: &PostgresConnection, other: Option<&str>| {
-        let mut name = name_of(&to.database, 40);
-        if Some(name.as_str()) == other {
-            name.push_str("_output");
+    let named = |end: &End, other: Option<&str>| match end {
+        End::Name(_) => end.clone(),
+        End::Url(to) => {
+            let mut name = name_of(&to.database, 40);
+            if Some(name.as_str()) == other {
+                name.push_str("_output");
+            }
+            End::Url(PostgresConnection { name, ..to.clone() })
         }
-        PostgresConnection { name, ..to.clone() }
     };
     let from = arguments.from.as_ref().map(|from| named(from, None));
-    let to = arguments.to.as_ref().map(|to| named(to, from.as_ref().map(|from| from.name.as_str())));
+    let other = from.as_ref().and_then(url).map(|from| from.name.as_str());
+    let to = arguments.to.as_ref().map(|to| named(to, other));
     let mut tables = arguments.tables.clone();
     let mut seen = Vec::new();
     tables.retain(|table| {
@@ -87,17 +100,44 @@ fn wishes(arguments: &Arguments) -> Wishes {
     Wishes { dir: arguments.dir.clone(), name, from: from.map(|from| (from, tables)), to }
 }
 
-fn next(wishes: &Wishes) -> String {
+fn url(end: &End) -> Option<&PostgresConnection> {
+    match end {
+        End::Url(to) => Some(to),
+        End::Name(_) => None,
+    }
+}
+
+fn shown_dir(wishes: &Wishes) -> String {
     let dir = shown_path(&wishes.dir);
-    let dir = if dir == Path::new("") { Path::new(".") } else { &dir }.display().to_string();
+    if dir == Path::new("") { Path::new(".") } else { &dir }.display().to_string()
+}
+
+fn next_of_added(wishes: &Wishes) -> String {
+    let dir = shown_dir(wishes);
+    let lines = [
+        format!("trucker test {dir}   # plays the first test on a throwaway server"),
+        format!("create the proposed output table: it stands at the end of a file in {dir}/schema"),
+        format!("trucker check {dir}"),
+        format!("trucker run {dir}   # started again; the other pipelines go on where they are"),
+    ];
+    format!("Next:\n  {}", lines.join("\n  "))
+}
+
+fn next(wishes: &Wishes) -> String {
+    let dir = shown_dir(wishes);
     let mut lines = vec![format!("trucker test {dir}   # plays the first test on a throwaway server")];
-    if let Some((from, _)) = &wishes.from {
-        let passes = [Some(from), wishes.to.as_ref()].into_iter().flatten().filter(|to| to.pass.is_some());
+    if wishes.from.is_none() {
+        lines.push(format!("edit {dir}/trucker.yml: where your databases are, and config.yml: which tables"));
+        lines.push("export WEBAPP_PASSWORD=… WAREHOUSE_PASSWORD=…   # what trucker.yml refers to".to_owned());
+    }
+    if let Some(from) = wishes.from.as_ref().and_then(|(from, _)| url(from)) {
+        let to = wishes.to.as_ref().and_then(url);
+        let passes = [Some(from), to].into_iter().flatten().filter(|to| to.pass.is_some());
         lines
             .extend(passes.map(|to| {
                 format!("export {}=…   # what trucker.yml refers to", password_variable(&to.name))
             }));
-        match &wishes.to {
+        match to {
             Some(to) => lines.push(format!(
                 "psql -h {} -p {} -U {} -d {} -f {dir}/schema/{}.sql   # the proposed output table",
                 to.host, to.port, to.user, to.database, to.name

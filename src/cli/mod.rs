@@ -42,10 +42,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a project: backfill what is there, then follow its changes
-    Run(run::Arguments),
+    /// Write a project: from live tables, or a small example; or add a pipeline to one
+    Init(init::Arguments),
+    /// Play the tests that lie beside pipelines, on a throwaway server
+    Test(test::Arguments),
     /// Check a project against its servers, and change nothing
     Check(check::Arguments),
+    /// Run a project: backfill what is there, then follow its changes
+    Run(run::Arguments),
     /// Say what `run` would create and fill, and change nothing
     Plan(plan::Arguments),
     /// Write the SQL that `run` would run, per pipeline, table and operation; asks the servers for columns and types
@@ -66,10 +70,6 @@ enum Command {
     Teardown(teardown::Arguments),
     /// Say what an error's code means, and how to mend it
     Explain(explain::Arguments),
-    /// Write a project: from live tables, or a small example
-    Init(init::Arguments),
-    /// Play the tests that lie beside pipelines, on a throwaway server
-    Test(test::Arguments),
     /// Show a small shop at work between two throwaway Postgres servers
     Demo,
     /// Print the JSON Schema of a configuration or test file, for editors

@@ -44,6 +44,14 @@ pub fn load_with(dir: &Path, variables: &Variables) -> Result<Loaded, Diagnostic
     read_project(dir, variables, Wanted::Whole)
 }
 
+/// As [`load`], with an empty text for each variable that isn't set: to look at what a project has, not to use it.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_filled(dir: &Path) -> Result<Loaded, Diagnostics> {
+    load_with(dir, &Variables::of_process().filled())
+}
+
 /// As [`load`], with these environment variables, for a project whose connections will be replaced: of each only name and
 /// adapter are read, so that neither secrets nor files of them are needed, nor variables that only they use.
 ///
@@ -131,7 +139,14 @@ impl Loader<'_> {
         let Some(path) = self.find_config(self.dir, entries, "trucker").ok()? else {
             let shown = shown_path(self.dir);
             let message = format!("`{}` has no trucker.yml", shown.display());
-            let help = "write one (`trucker init` does), or give the project's folder: trucker run DIR";
+            let beneath = entries.iter().find(|path| path.join("trucker.yml").is_file());
+            let help = match beneath {
+                Some(project) => {
+                    format!("`{0}` has one: give it as the project's folder", shown_path(project).display())
+                }
+                None => "write one (`trucker init` does), or give the project's folder: trucker run DIR"
+                    .to_owned(),
+            };
             self.report.add(Diagnostic::error(Code::NoProjectFile, shown, message).help(help));
             return None;
         };

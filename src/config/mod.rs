@@ -46,7 +46,7 @@ pub use connection::{
 };
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use expression::Variables;
-pub use load::{Loaded, load, load_with, load_without_connections};
+pub use load::{Loaded, load, load_filled, load_with, load_without_connections};
 pub use mask::SecretMask;
 pub use project::{
     Action, Actions, Input, OnError, Output, Pipeline, Project, SqlFile, SqlFiles, TableName, TruncateAction,

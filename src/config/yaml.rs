@@ -247,6 +247,11 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
         ("no value can begin with this character", Some("put the value in quotes"))
     } else if has("tabs ") || has("tab ") || has(" a tab") {
         (info, Some("indent with spaces"))
+    } else if has("indentation in quoted scalar") {
+        (
+            "a quote opens here and isn't closed before the next key",
+            Some("close it; a quote within quotes is doubled"),
+        )
     } else if has("Unicode character escape") {
         ("this escape stands for no character", Some("write the character itself"))
     } else if has("recursion limit") {

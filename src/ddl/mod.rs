@@ -31,7 +31,7 @@ pub async fn fetch_definitions(
     client: &Client,
     tables: &[TableName],
     sql: &[&str],
-) -> Result<String, tokio_postgres::Error> {
+) -> Result<Vec<String>, tokio_postgres::Error> {
     // Everything is written with its schema then.
     client.batch_execute("BEGIN READ ONLY; SET LOCAL search_path = ''").await?;
     let written = write(client, tables, sql).await;
@@ -39,7 +39,11 @@ pub async fn fetch_definitions(
     written
 }
 
-async fn write(client: &Client, tables: &[TableName], sql: &[&str]) -> Result<String, tokio_postgres::Error> {
+async fn write(
+    client: &Client,
+    tables: &[TableName],
+    sql: &[&str],
+) -> Result<Vec<String>, tokio_postgres::Error> {
     let needed = needed(candidates(client).await?, tables, sql);
     let of = |kinds: &str| -> Vec<u32> {
         needed
@@ -50,6 +54,9 @@ async fn write(client: &Client, tables: &[TableName], sql: &[&str]) -> Result<St
     };
     let (stored, views, functions) = (of("rpf"), of("vm"), of("F"));
     let mut parts: Vec<String> = Vec::new();
+    if !functions.is_empty() {
+        parts.push("SET check_function_bodies = off;".to_owned());
+    }
     let mut ask = async |query: &str, oids: &[u32]| {
         let rows = client.query(query, &[&oids]).await?;
         for row in rows {
@@ -73,8 +80,7 @@ async fn write(client: &Client, tables: &[TableName], sql: &[&str]) -> Result<St
     ask(queries::FUNCTIONS_AFTER, &functions).await?;
     ask(queries::VIEWS, &views).await?;
     ask(queries::LEFT_OUT, &stored).await?;
-    let bodies = if functions.is_empty() { "" } else { "SET check_function_bodies = off;\n\n" };
-    Ok(format!("{bodies}{}\n", parts.join("\n\n")))
+    Ok(parts)
 }
 
 async fn candidates(client: &Client) -> Result<Vec<Candidate>, tokio_postgres::Error> {

@@ -48,7 +48,11 @@ impl EngineError {
     pub fn into_diagnostics(self) -> Diagnostics {
         match self {
             EngineError::Files(diagnostics) | EngineError::Servers(diagnostics) => diagnostics,
-            EngineError::Held(message) => [Diagnostic::of_server(Code::Held, message)].into_iter().collect(),
+            EngineError::Held(message) => {
+                let help =
+                    "one process runs a project at a time; `trucker run` without --once waits for its turn";
+                [Diagnostic::of_server(Code::Held, message).help(help)].into_iter().collect()
+            }
         }
     }
 

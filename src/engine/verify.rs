@@ -97,7 +97,7 @@ async fn of_pipeline(
         repair: None,
     };
     let Some(definition) = definition(project, pipeline).await? else {
-        verified.not_compared = Some("its output is no Postgres".to_owned());
+        verified.not_compared = Some("its output is in ClickHouse, whose rows can't be compared yet; `trucker backfill` makes all of them anew".to_owned());
         return Ok(verified);
     };
     let stands = standing.failure().is_some() || standing.loaded_lsn().is_none();

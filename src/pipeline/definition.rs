@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use crate::change::ReplicaIdentity;
 use crate::clickhouse::catalog::{self, Server};
 use crate::codes::Code;
+use crate::config::template::Place;
 use crate::config::{Connection, Pipeline, PostgresConnection, TableName};
 use crate::postgres::catalog::{Table, fetch_table, fetch_types_with_text_cast};
 use crate::sink::fold::Rules;
@@ -178,17 +179,39 @@ pub fn config_problem(
     message: impl Into<String>,
     help: impl Into<Option<String>>,
 ) -> SqlProblem {
-    let text = std::fs::read_to_string(&pipeline.config_path).unwrap_or_default();
-    let found = text.lines().enumerate().find_map(|(at, line)| Some((at + 1, line.find(word)? + 1)));
-    let place = found.map(|(line, column)| crate::config::template::Place { line, column });
     SqlProblem {
         code,
         path: pipeline.config_path.clone(),
-        place,
+        place: place_of(pipeline, &[word]),
         message: message.into(),
         help: help.into(),
         is_refusal: false,
     }
+}
+
+/// The same about the output: the word counts where it stands behind `output`, since the input may have the same.
+pub fn output_problem(
+    code: Code,
+    pipeline: &Pipeline,
+    word: &str,
+    message: impl Into<String>,
+    help: impl Into<Option<String>>,
+) -> SqlProblem {
+    let place = place_of(pipeline, &["output:", word]).or_else(|| place_of(pipeline, &["\"output\"", word]));
+    let problem = config_problem(code, pipeline, word, message, help);
+    SqlProblem { place: place.or(problem.place), ..problem }
+}
+
+/// Where the last of these words stands in the config file, each looked for behind the one before it.
+fn place_of(pipeline: &Pipeline, words: &[&str]) -> Option<Place> {
+    let text = std::fs::read_to_string(&pipeline.config_path).ok()?;
+    let mut at = 0;
+    for (number, word) in words.iter().enumerate() {
+        let behind = if number == 0 { 0 } else { at + words[number - 1].len() };
+        at = behind + text[behind..].find(word)?;
+    }
+    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    Some(Place { line: text[..at].matches('\n').count() + 1, column: at - start + 1 })
 }
 
 /// An input table, if it can be one; else the problems say why not.
@@ -316,11 +339,19 @@ pub(super) async fn missing_table(
         rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>());
     let names = names.map_err(PipelineError::source("reading the catalog"))?;
     let wanted = name.to_string();
-    let help = match nearest(&wanted, names.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean {near}?"),
-        None if end == "output" => "create it first: trucker creates no tables of yours".to_owned(),
+    // Without the schemas: what two names share there makes them no nearer.
+    let tables = || names.iter().filter_map(|full| full.split_once('.'));
+    let near = nearest(&name.table, tables().map(|(_, table)| table));
+    let help = match near.and_then(|near| tables().find(|(_, table)| *table == near)) {
+        Some((schema, table)) => format!("did you mean {schema}.{table}?"),
+        None if end == "output" => format!(
+            "create it first; where `trucker init` wrote the project, schema/{connection}.sql proposes it"
+        ),
         None => "is it the right database, and the right schema?".to_owned(),
     };
     let message = format!("{end} table {wanted} doesn't exist on connection {connection}");
-    Ok(config_problem(Code::TableMissing, pipeline, &name.table, message, help))
+    Ok(match end {
+        "output" => output_problem(Code::TableMissing, pipeline, &name.table, message, help),
+        _ => config_problem(Code::TableMissing, pipeline, &name.table, message, help),
+    })
 }

@@ -89,7 +89,13 @@ async fn refusal(
     };
     output.batch_execute("ROLLBACK").await.map_err(asking())?;
     if let (Some(problem), Some((failure, sql))) = (&mut refused, failure) {
-        problem.help = fetch_meant(output, &failure, sql).await;
+        problem.help = match failure.code() {
+            // What ON CONFLICT names has no unique index.
+            Some(&SqlState::INVALID_COLUMN_REFERENCE) => Some(
+                "CREATE UNIQUE INDEX ON the table that it writes (the columns of its ON CONFLICT)".to_owned(),
+            ),
+            _ => fetch_meant(output, &failure, sql).await,
+        };
     }
     Ok(refused)
 }

@@ -4,7 +4,7 @@
 use tokio_postgres::Client;
 
 use super::compiled::Compiled;
-use super::definition::{Checked, Definition, config_problem};
+use super::definition::{Checked, Definition, output_problem};
 use super::error::PipelineError;
 use crate::codes::Code;
 use crate::config::Action;
@@ -43,7 +43,7 @@ pub async fn warnings(definition: &Definition, client: &Client) -> Checked<Vec<S
                  ALTER TABLE {output} ALTER COLUMN {name} DROP NOT NULL"
             );
             let problem =
-                config_problem(Code::MayBeNull, &definition.pipeline, &target.table.table, message, help);
+                output_problem(Code::MayBeNull, &definition.pipeline, &target.table.table, message, help);
             warnings.push(problem);
         }
     }

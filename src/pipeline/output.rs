@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Client;
 
-use super::definition::{Checked, config_problem, missing_table};
+use super::definition::{Checked, config_problem, missing_table, output_problem};
 use super::error::PipelineError;
 use super::rights;
 use crate::codes::Code;
@@ -50,7 +50,8 @@ async fn postgres_table(
     };
     if !matches!(table.kind, 'r' | 'p') {
         let message = format!("{} is no table: rows can't be written to it", table.sql());
-        problems.push(config_problem(Code::NoTable, pipeline, &name.table, message, None));
+        let help = "name the table beneath it; or write it by a load.sql of your own".to_owned();
+        problems.push(output_problem(Code::NoTable, pipeline, &name.table, message, Some(help)));
         return Ok(None);
     }
     let output = &pipeline.output;
@@ -61,7 +62,7 @@ async fn postgres_table(
             let near = nearest(column, table.columns.iter().map(|c| c.name.as_str()));
             let help = near.map(|near| format!("did you mean {near}?"));
             let message = format!("the output table {} has no column {}", table.sql(), quote_ident(column));
-            problems.push(config_problem(Code::ColumnMissing, pipeline, column, message, help));
+            problems.push(output_problem(Code::ColumnMissing, pipeline, column, message, help));
         }
     }
     problems.extend(key_problem(pipeline, &table, &key));

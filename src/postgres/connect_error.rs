@@ -75,7 +75,8 @@ impl ConnectError {
             ConnectError::Password { given: true, .. } => "Is `user` right, and `pass`?",
             ConnectError::Password { given: false, .. } => "Set `pass`",
             ConnectError::NotAllowed { .. } => {
-                "The server's pg_hba.conf decides who may connect from where, and with or without TLS (`sslmode`)"
+                "Add a line to the server's pg_hba.conf, `host DATABASE USER ADDRESS scram-sha-256`, and SELECT \
+                 pg_reload_conf(); or, where it has one for TLS alone (`hostssl`), choose `sslmode: require`"
             }
             ConnectError::NoDatabase { .. } => "Is `database` right?",
             ConnectError::Pooler { .. } => "Connect to Postgres directly",
@@ -192,8 +193,8 @@ mod tests {
                 "28000",
                 "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption",
                 "connection db: no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption \
-                 (SQLSTATE 28000). The server's pg_hba.conf decides who may connect from where, and with or without \
-                 TLS (`sslmode`)",
+                 (SQLSTATE 28000). Add a line to the server's pg_hba.conf, `host DATABASE USER ADDRESS scram-sha-256`, \
+                 and SELECT pg_reload_conf(); or, where it has one for TLS alone (`hostssl`), choose `sslmode: require`",
             ),
             (
                 true,

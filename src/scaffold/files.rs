@@ -21,25 +21,30 @@ pub struct Parts<'a> {
 
 impl Parts<'_> {
     /// All files, in the order in which they are best read.
-    pub fn files(&self, tables: &[Table], source: &str, known: &Known) -> Vec<File> {
+    pub fn files(&self, tables: &[Table], source: &[String], known: &Known) -> Vec<File> {
         let mut files = vec![("trucker.yml".to_owned(), self.project_file())];
+        files.extend(self.pipelines(tables, known));
+        let note = |name: &str, what: &str| {
+            format!("-- The tables of connection {name}, for `trucker test`. {what}\n\n")
+        };
+        let written = "Written again by `trucker test --write-schema`.";
+        let source = format!("{}{}\n", note(&self.from.name, written), source.join("\n\n"));
+        let proposed = "Proposed: change what you like, and run this on the output.";
+        let output = note(&self.to.name, proposed) + &output_tables(tables).join("\n");
+        files.push((schema_file(self.from), source));
+        files.push((schema_file(self.to), output));
+        files
+    }
+
+    /// The files of the tables' pipelines.
+    pub fn pipelines(&self, tables: &[Table], known: &Known) -> Vec<File> {
+        let mut files = Vec::new();
         for table in tables {
             let folder = self.folder(table, tables);
             files.push((format!("{folder}/config.yml"), self.config(table)));
             files.push((format!("{folder}/transform.sql"), transform(table)));
             files.push((format!("{folder}/tests/first.yml"), first_test(table, known)));
         }
-        let note = |name: &str, what: &str| {
-            format!("-- The tables of connection {name}, for `trucker test`. {what}\n\n")
-        };
-        let written = "Written again by `trucker test --write-schema`.";
-        files.push((format!("schema/{}.sql", self.from.name), note(&self.from.name, written) + source));
-        let proposed = "Proposed: change what you like, and run this on the output.";
-        let output: Vec<String> = tables.iter().map(output_table).collect();
-        files.push((
-            format!("schema/{}.sql", self.to.name),
-            note(&self.to.name, proposed) + &output.join("\n"),
-        ));
         files
     }
 
@@ -59,8 +64,8 @@ impl Parts<'_> {
             table.primary_key().unwrap_or_default().iter().map(|column| yaml_scalar(column)).collect();
         format!(
             "input:\n  connection: {}\n  table: {name}\noutput:\n  connection: {}\n  table: {name}\n  key: [{}]\n",
-            self.from.name,
-            self.to.name,
+            yaml_scalar(&self.from.name),
+            yaml_scalar(&self.to.name),
             key.join(", ")
         )
     }
@@ -76,12 +81,23 @@ impl Parts<'_> {
     }
 }
 
+/// Where the tables of a connection are defined, for tests.
+pub fn schema_file(connection: &PostgresConnection) -> String {
+    format!("schema/{}.sql", connection.name)
+}
+
+/// `CREATE TABLE` for each of the outputs.
+pub fn output_tables(tables: &[Table]) -> Vec<String> {
+    tables.iter().map(output_table).collect()
+}
+
 /// The environment variable of a connection's password.
 pub fn password_variable(connection: &str) -> String {
     format!("{}_PASSWORD", connection.to_uppercase())
 }
 
-fn connection(to: &PostgresConnection, is_known: bool) -> String {
+/// A connection's entry in trucker.yml; with a password where one was given, or where nobody has said yet where it leads.
+pub fn connection(to: &PostgresConnection, is_known: bool) -> String {
     let mode = SslMode::NAMES.into_iter().find(|name| SslMode::from_name(name) == Some(to.sslmode));
     let mode = mode.filter(|_| to.sslmode != SslMode::default());
     let variable = password_variable(&to.name);

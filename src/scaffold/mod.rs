@@ -1,8 +1,9 @@
-//! `trucker init`: a project from live tables, or a small example to begin with. Owns what is written; never writes over
-//! a file, never writes a password, changes nothing on a server.
+//! `trucker init`: a project from live tables, or a small example to begin with; in a project that is there, another
+//! pipeline. Owns what is written; never writes over a file, never writes a password, changes nothing on a server.
 
 mod editor;
 mod example;
+mod existing;
 mod files;
 mod proposal;
 
@@ -11,10 +12,19 @@ use std::path::{Path, PathBuf};
 pub use files::password_variable;
 
 use crate::config::nearest::did_you_mean;
-use crate::config::{PostgresConnection, TableName};
+use crate::config::{Diagnostics, PostgresConnection, Project, TableName};
 use crate::ddl::fetch_definitions;
 use crate::postgres::catalog::{Table, fetch_table};
 use crate::postgres::{ConnectError, Purpose, Session, connect, describe};
+
+/// Where rows come from or go to.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// A database.
+    Url(PostgresConnection),
+    /// A connection of the project.
+    Name(String),
+}
 
 /// What a project is made of.
 #[derive(Debug)]
@@ -24,17 +34,38 @@ pub struct Wishes {
     /// `name` of trucker.yml.
     pub name: String,
     /// The source, and the tables to read there; None: the example.
-    pub from: Option<(PostgresConnection, Vec<TableName>)>,
+    pub from: Option<(End, Vec<TableName>)>,
     /// The output.
-    pub to: Option<PostgresConnection>,
+    pub to: Option<End>,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Files that are new, in the order in which they are best read.
+    pub files: Vec<PathBuf>,
+    /// Files that got more at their end.
+    pub longer: Vec<PathBuf>,
+    /// Whether the project was there before.
+    pub is_added: bool,
 }
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum ScaffoldError {
     /// These files exist.
-    #[error("nothing was written, since these exist already:\n{}", list(.0))]
+    #[error(
+        "nothing was written, since these exist already:\n{}\n  = help: name another folder; or add a pipeline for a \
+         further table to the project that is there: trucker init DIR --from URL --table TABLE",
+        list(.0)
+    )]
     Exists(Vec<PathBuf>),
+    /// The project that is there can't be read.
+    #[error("{0}")]
+    Files(Diagnostics),
+    /// The project has no such connection, or none was named.
+    #[error("{0}")]
+    Ends(String),
     /// The source has no such table, or it can't be read from.
     #[error("{0}")]
     Table(String),
@@ -52,6 +83,14 @@ pub enum ScaffoldError {
         /// Its words.
         source: std::io::Error,
     },
+    /// The system said no.
+    #[error("{} can't be read: {source}", path.display())]
+    Read {
+        /// What.
+        path: PathBuf,
+        /// Its words.
+        source: std::io::Error,
+    },
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -61,26 +100,50 @@ fn list(paths: &[PathBuf]) -> String {
 /// A file to be: its path in the project, and its text.
 pub type File = (String, String);
 
-/// Writes the project; the files, in the order in which they are best read.
+/// Writes the project, or what is to be added to the one that is there.
 ///
 /// # Errors
 /// Nothing was written then, but for an error of the system's.
-pub async fn write_project(wishes: &Wishes) -> Result<Vec<PathBuf>, ScaffoldError> {
-    let files = match &wishes.from {
-        Some((from, tables)) => from_tables(wishes, from, tables).await?,
-        None => example::files(&wishes.name),
+pub async fn write_project(wishes: &Wishes) -> Result<Written, ScaffoldError> {
+    let ends = wishes.from.iter().map(|(from, _)| from).chain(&wishes.to);
+    let uses_connections = ends.clone().any(|end| matches!(end, End::Name(_)));
+    let found = match &wishes.from {
+        Some(_) => existing::find(&wishes.dir, uses_connections)?,
+        None => None,
     };
-    let files: Vec<File> = files.into_iter().map(editor::with_schema).collect();
-    write(&wishes.dir, &files)
+    match (&wishes.from, found) {
+        (None, _) => write(&wishes.dir, example::files(&wishes.name), Vec::new()),
+        (Some((from, tables)), Some(project)) => add(wishes, &project, from, tables).await,
+        (Some((End::Url(from), tables)), None) => {
+            let to = match &wishes.to {
+                Some(End::Name(name)) => return Err(unknown(name)),
+                Some(End::Url(to)) => Some(to),
+                None => None,
+            };
+            write(&wishes.dir, new(wishes, from, to, tables).await?, Vec::new())
+        }
+        (Some((End::Name(name), _)), None) => Err(unknown(name)),
+    }
 }
 
-fn write(dir: &Path, files: &[File]) -> Result<Vec<PathBuf>, ScaffoldError> {
+fn unknown(name: &str) -> ScaffoldError {
+    let message = format!(
+        "`{name}` is no URL (postgres://user:password@host:port/database), and there is no trucker.yml that has such a connection"
+    );
+    ScaffoldError::Ends(message)
+}
+
+/// Writes files that must not be there, and `longer` ones that may.
+fn write(dir: &Path, files: Vec<File>, longer: Vec<(PathBuf, String)>) -> Result<Written, ScaffoldError> {
     let paths: Vec<PathBuf> = files.iter().map(|(name, _)| dir.join(name)).collect();
     let existing: Vec<PathBuf> = paths.iter().filter(|path| path.exists()).cloned().collect();
     if !existing.is_empty() {
         return Err(ScaffoldError::Exists(existing));
     }
-    for (path, (_, text)) in paths.iter().zip(files) {
+    for (path, file) in paths.iter().zip(files) {
+        write_file(path, &editor::with_schema(file).1)?;
+    }
+    for (path, text) in &longer {
         write_file(path, text)?;
     }
     for (name, schema) in editor::schemas() {
@@ -89,7 +152,8 @@ fn write(dir: &Path, files: &[File]) -> Result<Vec<PathBuf>, ScaffoldError> {
             write_file(&path, &schema)?;
         }
     }
-    Ok(paths)
+    let longer = longer.into_iter().map(|(path, _)| path).collect();
+    Ok(Written { files: paths, longer, is_added: false })
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), ScaffoldError> {
@@ -99,11 +163,14 @@ fn write_file(path: &Path, text: &str) -> Result<(), ScaffoldError> {
         .map_err(|source| ScaffoldError::Write { path: path.to_owned(), source })
 }
 
-async fn from_tables(
-    wishes: &Wishes,
-    from: &PostgresConnection,
-    names: &[TableName],
-) -> Result<Vec<File>, ScaffoldError> {
+/// What the source says of the tables.
+struct Source {
+    tables: Vec<Table>,
+    definitions: Vec<String>,
+    known: proposal::Known,
+}
+
+async fn fetch_source(from: &PostgresConnection, names: &[TableName]) -> Result<Source, ScaffoldError> {
     let session = connect(from, Purpose::Control).await?;
     let server = |error: tokio_postgres::Error| ScaffoldError::Server(from.name.clone(), describe(&error));
     let mut tables = Vec::new();
@@ -111,15 +178,50 @@ async fn from_tables(
         let found = fetch_table(&session.client, &name.schema, &name.table).await.map_err(server)?;
         tables.push(usable(&session, name, found).await.map_err(server)??);
     }
-    let source = fetch_definitions(&session.client, names, &[]).await.map_err(server)?;
+    let definitions = fetch_definitions(&session.client, names, &[]).await.map_err(server)?;
     let known = fetch_known(&session).await.map_err(server)?;
-    let to = wishes.to.clone().unwrap_or_else(|| proposal::unknown_output(&from.name));
-    if wishes.to.is_some() {
+    Ok(Source { tables, definitions, known })
+}
+
+async fn new(
+    wishes: &Wishes,
+    from: &PostgresConnection,
+    to: Option<&PostgresConnection>,
+    names: &[TableName],
+) -> Result<Vec<File>, ScaffoldError> {
+    let source = fetch_source(from, names).await?;
+    if let Some(to) = to {
         // A mistake in it is better told now.
-        connect(&to, Purpose::Control).await?;
+        connect(to, Purpose::Control).await?;
     }
-    let project = files::Parts { name: &wishes.name, from, to: &to, is_to_known: wishes.to.is_some() };
-    Ok(project.files(&tables, &source, &known))
+    let unknown = proposal::unknown_output(&from.name);
+    let parts =
+        files::Parts { name: &wishes.name, from, to: to.unwrap_or(&unknown), is_to_known: to.is_some() };
+    Ok(parts.files(&source.tables, &source.definitions, &source.known))
+}
+
+/// Further pipelines of a project.
+async fn add(
+    wishes: &Wishes,
+    project: &Project,
+    from: &End,
+    names: &[TableName],
+) -> Result<Written, ScaffoldError> {
+    let from = existing::connection(project, from)?;
+    let to = match &wishes.to {
+        Some(to) => existing::connection(project, to)?,
+        None => existing::usual_output(project, &from.name)?,
+    };
+    let source = fetch_source(&from, names).await?;
+    let parts = files::Parts { name: &wishes.name, from: &from, to: &to, is_to_known: true };
+    let pipelines = parts.pipelines(&source.tables, &source.known);
+    let mut longer = Vec::new();
+    for (connection, statements) in
+        [(&from, &source.definitions), (&to, &files::output_tables(&source.tables))]
+    {
+        longer.extend(existing::with_missing(&wishes.dir, &files::schema_file(connection), statements)?);
+    }
+    write(&wishes.dir, pipelines, longer).map(|written| Written { is_added: true, ..written })
 }
 
 /// The table, if changes of it can be read; otherwise what would help.

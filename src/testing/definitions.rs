@@ -30,6 +30,7 @@ pub async fn write_definitions(project: &Project) -> Result<Vec<PathBuf>, String
         let sql: Vec<&str> = sql.iter().map(|file| &*file.text).collect();
         let definitions = fetch_definitions(&session.client, &tables, &sql).await;
         let definitions = definitions.map_err(|error| format!("connection {name}: {}", describe(&error)))?;
+        let definitions = definitions.join("\n\n") + "\n";
         written.push(write(&project.dir, name, &definitions)?);
     }
     Ok(written)

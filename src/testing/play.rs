@@ -100,7 +100,12 @@ async fn prepare<'a>(
         if let Some(Connection::ClickHouse(_)) = loaded.project.connection(connection) {
             let what =
                 format!("`{connection}` is ClickHouse: only what goes into Postgres can be tested so far");
-            return Err(crate::config::Diagnostic::error(Code::Adapter, &pipeline.config_path, what).into());
+            let help = format!(
+                "`trucker preview {}` shows what its SQL makes of rows; or test the same SQL by a pipeline into Postgres",
+                pipeline.name
+            );
+            let problem = crate::config::Diagnostic::error(Code::Adapter, &pipeline.config_path, what);
+            return Err(problem.help(help).into());
         }
         let database = server.unique_name();
         // Named first: what is there of it has to go again, whatever happens.

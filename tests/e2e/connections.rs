@@ -316,11 +316,7 @@ async fn a_refusal_names_the_connection_the_cause_and_the_cure() {
             false,
             "database \"nowhere\" does not exist (SQLSTATE 3D000). Is `database` right?".to_owned(),
         ),
-        (
-            to(server, "stranger"),
-            false,
-            "The server's pg_hba.conf decides who may connect from where".to_owned(),
-        ),
+        (to(server, "stranger"), false, "Add a line to the server's pg_hba.conf".to_owned()),
         (
             PostgresConnection { port: closed, ..trusted.clone() },
             true,

@@ -92,6 +92,7 @@ fn a_project_from_live_tables_passes_its_tests_and_fills_the_output() {
         assert_eq!(text.lines().next(), Some(&*format!("# yaml-language-server: $schema={schema}")));
         assert!(file.parent().unwrap().join(schema).is_file(), "{schema}");
     }
+    another_table_is_added(&s, &dir, &from, &to);
     // Nothing is written over, and nothing is written beside it.
     let before = all_files(&dir);
     fs::remove_file(dir.join("trucker.yml")).unwrap();
@@ -99,6 +100,40 @@ fn a_project_from_live_tables_passes_its_tests_and_fills_the_output() {
     assert_eq!(code, Some(3), "{text}");
     assert!(text.contains("customers/config.yml") && !dir.join("trucker.yml").exists(), "{text}");
     assert!(before.contains(&all_files(&dir)[..100]));
+}
+
+/// In the project that is there: its files stay as they are, but for definitions at the ends of those of tests.
+fn another_table_is_added(s: &Scenario, dir: &Path, from: &str, to: &str) {
+    let made = dir.to_str().unwrap();
+    s.source.execute("CREATE TABLE more (id int PRIMARY KEY, mood mood NOT NULL, note text); INSERT INTO more VALUES (1, 'ill', 'a')");
+    let before = fs::read_to_string(dir.join("trucker.yml")).unwrap();
+    let elsewhere = from.replace("postgres://postgres:", "postgres://somebody:");
+    let (code, text) = command(s, &["init", made, "--from", &elsewhere, "--table", "more"]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("no connection to that database as that user") && text.contains("user: somebody"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2") && !dir.join("more").exists(), "{text}");
+    let name = s.source.name.chars().take(40).collect::<String>();
+    let (code, text) = command(s, &["init", made, "--from", &format!("{name}x"), "--table", "more"]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains(&format!("did you mean `{name}`?")), "{text}");
+    // By the connection's name, or by its URL; to where the other pipelines write.
+    let (code, text) = command(s, &["init", made, "--from", &name, "--table", "more"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("more/config.yml") && text.contains("added to"), "{text}");
+    let (code, text) = command(s, &["init", made, "--from", from, "--to", to, "--table", "more"]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("exist already") && text.contains("more/transform.sql"), "{text}");
+    assert_eq!(fs::read_to_string(dir.join("trucker.yml")).unwrap(), before);
+    let (code, text) = play(s, made);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("4 passed"), "{text}");
+    s.output.execute("CREATE TABLE more (id int PRIMARY KEY, mood text, note text)");
+    let (code, text) = command(s, &["run", made, "--once", "--http", "off"]);
+    assert_eq!(code, Some(0), "{text}");
+    s.assert_same("SELECT id, mood::text, note FROM more", "SELECT id, mood, note FROM more");
 }
 
 #[test]

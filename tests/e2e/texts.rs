@@ -285,6 +285,7 @@ fn mistakes_about_tables_are_told_in_full() {
     for (title, input, output, sql) in [
         ("an input that isn't there", "public.ordres", "orders", None),
         ("an output that isn't there", "orders", "public.flatt", None),
+        ("an output of its input's name that isn't there", "loose", "loose", None),
         ("a view as input", "seen", "orders", None),
         ("an unlogged table as input", "fast", "orders", None),
         ("a foreign table as input", "away", "orders", None),

@@ -11,7 +11,7 @@ use crate::clickhouse::rights::{fetch_missing, fetch_names};
 use crate::clickhouse::{self, Client, PostgresType, Type, quote_ident, quote_table};
 use crate::codes::Code;
 use crate::config::{Action, Pipeline, TableName, TruncateAction};
-use crate::pipeline::definition::{Checked, config_problem};
+use crate::pipeline::definition::{Checked, output_problem};
 use crate::postgres::catalog::Table as InputTable;
 use crate::sink::SinkError;
 use crate::sink::clickhouse::{Keeping, Target};
@@ -40,7 +40,7 @@ pub async fn fetch_target(
         let proposal = proposal(pipeline, name, inputs, &server).await;
         let message =
             format!("output table {name} doesn't exist on connection {}", pipeline.output.connection);
-        problems.push(config_problem(Code::TableMissing, pipeline, &name.table, message, proposal));
+        problems.push(output_problem(Code::TableMissing, pipeline, &name.table, message, proposal));
         return Ok(None);
     };
     if let Some(problem) = lacking {
@@ -79,7 +79,7 @@ async fn lacking_right(
     let [user, _] = fetch_names(client).await?;
     let message = format!("{user} lacks {missing} on {sql}");
     let help = format!("GRANT {missing} ON {sql} TO {user}");
-    let problem = config_problem(Code::TableRight, pipeline, &name.table, message, help);
+    let problem = output_problem(Code::TableRight, pipeline, &name.table, message, help);
     Ok(Some(SqlProblem { is_refusal: true, ..problem }))
 }
 
@@ -91,7 +91,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn problem(&mut self, code: Code, word: &str, message: String, help: impl Into<Option<String>>) {
-        self.found.push(config_problem(code, self.pipeline, word, message, help));
+        self.found.push(output_problem(code, self.pipeline, word, message, help));
     }
 
     fn sql(&self) -> String {

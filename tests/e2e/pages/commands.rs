@@ -140,3 +140,14 @@ fn commands_in_prose_exist() {
     }
     assert!(count > 40, "{count} commands");
 }
+
+#[test]
+fn the_page_on_running_lists_every_command() {
+    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let list = super::blocks(&page).into_iter().find(|block| block.info == "sh").unwrap().text;
+    let command = trucker::cli::command();
+    let names: Vec<&str> = command.get_subcommands().map(|known| known.get_name()).collect();
+    let listed = |name: &&str| list.lines().any(|line| line.split_whitespace().nth(1) == Some(*name));
+    let missing: Vec<_> = names.iter().filter(|name| !listed(name) && **name != "help").collect();
+    assert!(names.len() > 15 && missing.is_empty(), "not listed: {missing:?}");
+}
