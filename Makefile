@@ -2,11 +2,12 @@
 
 .PHONY: demo test test-matrix test-page soak fuzz build check
 
-## Two throwaway Postgres servers, a small shop, and trucker between them. DEMO_SECONDS=N ends it by itself.
-demo: postgres
+## Two throwaway servers, a small shop, and trucker between them. DEMO_SECONDS=N ends it by itself; DEMO=clickhouse has the rows
+## go to ClickHouse.
+demo: postgres $(filter clickhouse,$(DEMO))
 	cargo build --release --locked --bin trucker
 	target=$$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/') && \
-	exec "$$target/release/trucker" demo
+	exec $(if $(filter clickhouse,$(DEMO)),scripts/with-clickhouse )"$$target/release/trucker" demo
 
 ## All tests, against real servers. TRUCKER_SOAK=1 lengthens the loops, TRUCKER_BIG=1 the largest transaction.
 ## Most of a test's time is waiting, so that there are four at once on a small machine too.
@@ -26,6 +27,15 @@ soak: postgres clickhouse
 ## The end-to-end tests between all major versions of Postgres, each once as source and once as output: half an hour.
 test-matrix:
 	scripts/test-matrix
+
+## The tests of ClickHouse as an output with each version of it that scripts/ensure-clickhouse knows, but for the one of `make test`.
+.PHONY: test-clickhouse-versions
+CLICKHOUSE_VERSIONS ?= 26.7.3
+test-clickhouse-versions: postgres
+	@for version in $(CLICKHOUSE_VERSIONS); do \
+		echo "== ClickHouse $$version"; scripts/ensure-clickhouse $$version && \
+		TRUCKER_CLICKHOUSE=$$version cargo test --locked --test e2e clickhouse || exit 1; \
+	done
 
 ## Each fuzz target for FUZZ_SECONDS, with cargo-fuzz and a nightly toolchain.
 FUZZ_SECONDS ?= 300

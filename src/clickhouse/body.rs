@@ -1,5 +1,5 @@
-//! Request bodies: compressed on the way, a piece at a time, with a clock that tells how long the server has been taking
-//! nothing. Sends nothing itself.
+//! Request bodies: a piece at a time, compressed on the way where the server undoes that, with a clock that tells how long the
+//! server has been taking nothing. Sends nothing itself.
 
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -41,9 +41,10 @@ impl Progress {
     }
 }
 
-/// A body in HTTP's `Content-Encoding: lz4`.
-pub(super) struct Compressed {
+/// A body, as it is or in HTTP's `Content-Encoding: lz4`.
+pub(super) struct Outgoing {
     parts: vec::IntoIter<Bytes>,
+    is_compressed: bool,
     /// What of a part isn't compressed yet.
     pending: Bytes,
     /// None once the frame has ended.
@@ -51,14 +52,17 @@ pub(super) struct Compressed {
     progress: Progress,
 }
 
-impl Compressed {
+impl Outgoing {
     /// These parts, one after another.
-    pub(super) fn new(parts: Vec<Bytes>, progress: Progress) -> Self {
+    pub(super) fn new(parts: Vec<Bytes>, is_compressed: bool, progress: Progress) -> Self {
         let encoder = Some(FrameEncoder::new(Vec::new()));
-        Compressed { parts: parts.into_iter(), pending: Bytes::new(), encoder, progress }
+        Outgoing { parts: parts.into_iter(), is_compressed, pending: Bytes::new(), encoder, progress }
     }
 
     fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
+        if !self.is_compressed {
+            return Ok(self.parts.next());
+        }
         while let Some(encoder) = &mut self.encoder {
             if self.pending.is_empty() {
                 let Some(part) = self.parts.next() else { break };
@@ -76,7 +80,7 @@ impl Compressed {
     }
 }
 
-impl Body for Compressed {
+impl Body for Outgoing {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -132,13 +136,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_compressed_in_pieces_is_one_text() {
+    async fn what_goes_in_pieces_is_one_text_compressed_or_not() {
         let (empty, large) = (Bytes::new(), Bytes::from(vec![7; 3 * PIECE_BYTES_MAX + 5]));
         for parts in [vec![], vec![empty.clone()], vec![Bytes::from("a"), empty, Bytes::from("b"), large]] {
-            let body = Compressed::new(parts.clone(), Progress::new()).collect().await.unwrap().to_bytes();
+            let body =
+                Outgoing::new(parts.clone(), true, Progress::new()).collect().await.unwrap().to_bytes();
             let mut plain = Vec::new();
             lz4_flex::frame::FrameDecoder::new(body.as_ref()).read_to_end(&mut plain).unwrap();
             assert_eq!(plain, parts.concat());
+            let body =
+                Outgoing::new(parts.clone(), false, Progress::new()).collect().await.unwrap().to_bytes();
+            assert_eq!(body, parts.concat());
         }
     }
 

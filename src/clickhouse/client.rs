@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::answer::Answer;
-use super::body::{Compressed, Form, Progress};
+use super::body::{Form, Outgoing, Progress};
 use super::error::Error;
 use crate::config::{ClickHouseConnection, SslMode};
 use crate::tls::{Terms, client_config};
@@ -40,7 +40,7 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 pub struct Client(Arc<Shared>);
 
 struct Shared {
-    http: HttpClient<HttpsConnector<HttpConnector>, Compressed>,
+    http: HttpClient<HttpsConnector<HttpConnector>, Outgoing>,
     /// The connection's name in trucker.yml.
     name: String,
     /// `http://host:port`.
@@ -65,7 +65,6 @@ impl Client {
         let database = database
             .map_err(|_| Error::setting(&to.name, "`database` holds a control character".to_owned()))?;
         headers.insert("X-ClickHouse-Database", database);
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("lz4"));
         let scheme = if to.sslmode == SslMode::Disable { "http" } else { "https" };
         let host = if to.host.contains(':') { format!("[{}]", to.host) } else { to.host.clone() };
         let origin = format!("{scheme}://{host}:{}", to.port);
@@ -130,12 +129,17 @@ impl Client {
         let parameters = own.iter().chain(parts.parameters).chain(settings);
         let query: Vec<String> =
             parameters.map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
+        // ClickHouse before 26.9 reads no form that is compressed.
+        let is_compressed = parts.content_type.is_none();
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}/?{}", shared.origin, query.join("&")))
-            .body(Compressed::new(parts.body, progress.clone()))
+            .body(Outgoing::new(parts.body, is_compressed, progress.clone()))
             .map_err(|error| Error::setting(&shared.name, error.to_string()))?;
         *request.headers_mut() = shared.headers.clone();
+        if is_compressed {
+            request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("lz4"));
+        }
         if let Some(content_type) = parts.content_type.and_then(|text| HeaderValue::try_from(text).ok()) {
             request.headers_mut().insert(CONTENT_TYPE, content_type);
         }

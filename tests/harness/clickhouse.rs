@@ -1,6 +1,6 @@
 //! ClickHouse servers and databases: started, killed, spoken to over HTTP as text. Knows no rule that a test proves.
 //! TRUCKER_CLICKHOUSE_URL names an existing server for all but those tests that hurt theirs; TRUCKER_CLICKHOUSE is another
-//! version that `scripts/ensure-clickhouse` has installed.
+//! version that `scripts/ensure-clickhouse` has installed (`make test-clickhouse-versions`).
 
 use std::env;
 use std::fs::{self, File};
