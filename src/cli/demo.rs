@@ -1,16 +1,22 @@
-//! `trucker demo`: the project in examples/shop between two throwaway servers, with somebody shopping. Owns
-//! the story and what is printed of it; the servers are `sandbox`'s, and the work is done by a `trucker run`
-//! like any other, started as a process of its own.
+//! `trucker demo`: an example project between throwaway servers, with somebody shopping. Owns what happens and what is printed of
+//! it; the servers are `sandbox`'s, and the work is done by a `trucker run` like any other, started as a process of its own.
+//! `DEMO_CLICKHOUSE_PORT` names a ClickHouse for the rows to go to; trucker brings none.
+
+mod output;
+mod story;
 
 use std::error::Error;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
+use self::output::Output;
+use self::story::Story;
 use crate::sandbox::{Folder, PostgresServer, ServerOptions};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -20,57 +26,6 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 
 /// Where [`Folder`] looks for a process to end.
 const PID_FILE: &str = "process.pid";
-
-/// The project, as it lies in the repository.
-const PROJECT: &[(&str, &str)] = &[
-    ("trucker.yml", include_str!("../../examples/shop/trucker.yml")),
-    ("orders_flat/config.yml", include_str!("../../examples/shop/orders_flat/config.yml")),
-    ("orders_flat/transform.sql", include_str!("../../examples/shop/orders_flat/transform.sql")),
-    ("orders_flat/delete.sql", include_str!("../../examples/shop/orders_flat/delete.sql")),
-    ("order_lines/config.yml", include_str!("../../examples/shop/order_lines/config.yml")),
-    ("order_lines/transform.sql", include_str!("../../examples/shop/order_lines/transform.sql")),
-    ("order_lines/delete.sql", include_str!("../../examples/shop/order_lines/delete.sql")),
-    ("revenue/config.yml", include_str!("../../examples/shop/revenue/config.yml")),
-    ("revenue/transform.sql", include_str!("../../examples/shop/revenue/transform.sql")),
-    ("revenue/load.sql", include_str!("../../examples/shop/revenue/load.sql")),
-    ("revenue/truncate.sql", include_str!("../../examples/shop/revenue/truncate.sql")),
-];
-const SOURCE_SQL: &str = include_str!("../../examples/shop/source.sql");
-const WAREHOUSE_SQL: &str = include_str!("../../examples/shop/warehouse.sql");
-
-/// For each output table: what it holds, and what it should hold.
-const OUTPUTS: [(&str, &str, &str); 3] = [
-    (
-        "orders_flat",
-        "SELECT order_id, customer, country, total FROM orders_flat ORDER BY 1",
-        "SELECT o.id, cu.name, co.name, (o.cents / 100.0)::numeric(12,2) FROM orders o
-         JOIN customers cu ON cu.id = o.customer_id JOIN countries co ON co.code = o.country ORDER BY 1",
-    ),
-    (
-        "order_lines",
-        "SELECT order_id, line_no, sku, pieces FROM order_lines ORDER BY 1, 2",
-        "SELECT o.id, l.number, l.item ->> 'sku', l.item ->> 'pieces'
-         FROM orders o, jsonb_array_elements(o.lines) WITH ORDINALITY l(item, number) ORDER BY 1, 2",
-    ),
-    (
-        "revenue",
-        "SELECT country, orders, cents FROM revenue WHERE orders <> 0 ORDER BY 1",
-        "SELECT country, count(*), sum(cents) FROM orders GROUP BY 1 ORDER BY 1",
-    ),
-];
-
-/// One moment in the shop: new orders, changed ones (their key too), cancelled ones.
-const SHOPPING: [&str; 4] = [
-    "INSERT INTO orders (customer_id, country, cents, lines)
-     SELECT 1 + n % 50, (ARRAY['no', 'cl', 'ke', 'np'])[1 + n % 4], n,
-            (SELECT jsonb_agg(jsonb_build_object('sku', 'B' || i, 'pieces', i)) FROM generate_series(1, 1 + n % 4) i)
-     FROM (SELECT (random() * 10000)::int AS n FROM generate_series(1, 20)) many",
-    "UPDATE orders SET cents = cents + 250, lines = lines || '{\"sku\": \"C1\", \"pieces\": 2}'
-     WHERE id IN (SELECT id FROM orders ORDER BY random() LIMIT 8)",
-    "UPDATE orders SET country = 'ke', lines = lines - 0, id = -id
-     WHERE id = (SELECT id FROM orders WHERE id > 0 AND jsonb_array_length(lines) > 1 ORDER BY random() LIMIT 1)",
-    "DELETE FROM orders WHERE id IN (SELECT id FROM orders ORDER BY random() LIMIT 5)",
-];
 
 /// Runs the demo with the `trucker` at that path until Ctrl-C, or for DEMO_SECONDS seconds. Success means
 /// that in the end every output was equal to its SQL over the source.
@@ -92,21 +47,25 @@ pub fn run(trucker: &Path) -> ExitCode {
 
 /// The whole story; whether it ended well.
 async fn tell(trucker: &Path) -> Result<bool> {
-    let time = demo_time()?;
-    eprintln!("Starting two throwaway Postgres servers…");
+    let time = number_from("DEMO_SECONDS")?.map(Duration::from_secs);
+    let clickhouse: Option<u16> = number_from("DEMO_CLICKHOUSE_PORT")?;
+    let story = if clickhouse.is_some() { &story::ANALYTICS } else { &story::SHOP };
+    eprintln!("Starting throwaway servers…");
     let source_server = PostgresServer::start(&ServerOptions::default())?;
-    let warehouse_server = PostgresServer::start(&ServerOptions::default())?;
-    let source = create_database(&source_server, "shop", SOURCE_SQL).await?;
-    let warehouse = create_database(&warehouse_server, "warehouse", WAREHOUSE_SQL).await?;
+    let source = create_database(&source_server, "shop", story.source_sql).await?;
+    let output = match clickhouse {
+        Some(port) => Output::clickhouse(port, story.output_sql).await?,
+        None => Output::postgres(story.output_sql).await?,
+    };
     let folder = Folder::create()?;
-    for (name, text) in PROJECT {
+    for (name, text) in story.project {
         folder.write(name, text)?;
     }
-    let mut running = Running::start(trucker, folder, &source_server, &warehouse_server)?;
+    let mut running = Running::start(trucker, folder, &source_server, (story.port_variable, output.port()))?;
     let page = running.until_listening().await?;
-    introduce(&running, &page, &source_server, &warehouse_server);
+    introduce(story, &running, &page, &source_server, &output);
 
-    let shopping = shop(&source, &warehouse, &mut running, time);
+    let shopping = shop(story, &source, &output, &mut running, time);
     let interrupted = tokio::select! {
         result = shopping => result.map(|()| false),
         signal = tokio::signal::ctrl_c() => signal.map(|()| true).map_err(Into::into),
@@ -117,47 +76,45 @@ async fn tell(trucker: &Path) -> Result<bool> {
         Err(error) => return Err(running.explain(error)),
     }
     let is_equal = tokio::select! {
-        result = wait_until_equal(&source, &warehouse, &mut running) => result,
+        result = wait_until_equal(story, &source, &output, &mut running) => result,
         signal = tokio::signal::ctrl_c() => signal.map(|()| false).map_err(Into::into),
     };
     let stopped_well = running.stop()?;
     let is_equal = is_equal? && stopped_well;
-    for (name, found, expected) in OUTPUTS {
-        let (found, expected) = (rows(&warehouse, found).await?, rows(&source, expected).await?);
+    for (name, found, expected) in story.outputs {
+        let (found, expected) = (output.rows(found).await?, rows(&source, expected).await?);
         let verdict = if found == expected { "equal" } else { "DIFFERENT" };
         println!("  {name:<12} {:>7} rows, {verdict} to its SQL over the source", found.len());
     }
+    output.remove().await?;
     Ok(is_equal)
 }
 
-fn demo_time() -> Result<Option<Duration>> {
-    match std::env::var("DEMO_SECONDS") {
-        Ok(text) => {
-            let seconds = text.parse().map_err(|_| "DEMO_SECONDS has to be a whole number of seconds")?;
-            Ok(Some(Duration::from_secs(seconds)))
-        }
-        Err(_) => Ok(None),
-    }
+fn number_from<T: FromStr>(variable: &str) -> Result<Option<T>> {
+    let Ok(text) = std::env::var(variable) else { return Ok(None) };
+    let number = text.parse().map_err(|_| format!("{variable} has to be a whole number"))?;
+    Ok(Some(number))
 }
 
-fn introduce(running: &Running, page: &str, source: &PostgresServer, warehouse: &PostgresServer) {
-    let psql =
-        |port, database| format!("psql -h 127.0.0.1 -p {port} -U {} {database}", PostgresServer::SUPERUSER);
+fn psql(port: u16, database: &str) -> String {
+    format!("psql -h 127.0.0.1 -p {port} -U {} {database}", PostgresServer::SUPERUSER)
+}
+
+fn introduce(story: &Story, running: &Running, page: &str, source: &PostgresServer, output: &Output) {
+    let [a, b, c] = story.outputs.map(|(name, ..)| name);
     println!("The shop:      {}", psql(source.port(), "shop"));
-    println!("The warehouse: {}", psql(warehouse.port(), "warehouse"));
-    println!("The project:   {} (examples/shop)", running.folder.path().display());
+    println!("The output:    {}", output.address());
+    println!("The project:   {} ({})", running.folder.path().display(), story.folder);
     println!("The page:      http://{page}");
-    println!("Change the shop's orders and look at orders_flat, order_lines and revenue. Ctrl-C ends.\n");
-    println!(
-        "{:>8} {:>10} {:>13} {:>13} {:>9}",
-        "seconds", "orders", "orders_flat", "order_lines", "revenue"
-    );
+    println!("Change the shop's orders and look at {a}, {b} and {c}. Ctrl-C ends.\n");
+    println!("{:>8} {:>10} {a:>13} {b:>13} {c:>13}", "seconds", "orders");
 }
 
 /// Shops, and prints how the output follows, until the time is up.
 async fn shop(
+    story: &Story,
     source: &Client,
-    warehouse: &Client,
+    output: &Output,
     running: &mut Running,
     time: Option<Duration>,
 ) -> Result<()> {
@@ -167,29 +124,33 @@ async fn shop(
     while time.is_none_or(|time| started.elapsed() < time) {
         tick.tick().await;
         running.expect_alive()?;
-        for sql in SHOPPING {
+        for sql in story.shopping {
             source.batch_execute(sql).await?;
         }
         if started.elapsed().as_secs() > printed {
             printed = started.elapsed().as_secs();
-            let orders = number(source, "SELECT count(*) FROM orders").await?;
-            let flat = number(warehouse, "SELECT count(*) FROM orders_flat").await?;
-            let lines = number(warehouse, "SELECT count(*) FROM order_lines").await?;
-            let cents =
-                number(warehouse, "SELECT (coalesce(sum(cents), 0) / 100)::bigint FROM revenue").await?;
-            println!("{printed:>8} {orders:>10} {flat:>13} {lines:>13} {cents:>9}");
+            let mut line = format!("{printed:>8} {:>10}", first(rows(source, story::ORDERS).await?));
+            for sql in story.numbers {
+                line += &format!(" {:>13}", first(output.rows(sql).await?));
+            }
+            println!("{line}");
         }
     }
     Ok(())
 }
 
-async fn wait_until_equal(source: &Client, warehouse: &Client, running: &mut Running) -> Result<bool> {
+async fn wait_until_equal(
+    story: &Story,
+    source: &Client,
+    output: &Output,
+    running: &mut Running,
+) -> Result<bool> {
     let deadline = Instant::now() + CATCH_UP_MAX;
     loop {
         running.expect_alive().map_err(|error| running.explain(error))?;
         let mut is_equal = true;
-        for (_, found, expected) in OUTPUTS {
-            is_equal = is_equal && rows(warehouse, found).await? == rows(source, expected).await?;
+        for (_, found, expected) in story.outputs {
+            is_equal = is_equal && output.rows(found).await? == rows(source, expected).await?;
         }
         if is_equal || Instant::now() > deadline {
             return Ok(is_equal);
@@ -205,19 +166,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(
-        trucker: &Path,
-        folder: Folder,
-        source: &PostgresServer,
-        warehouse: &PostgresServer,
-    ) -> Result<Self> {
+    fn start(trucker: &Path, folder: Folder, source: &PostgresServer, output: (&str, u16)) -> Result<Self> {
         let log = File::create(folder.path().join("trucker.log"))?;
         let child = Command::new(trucker)
             .arg("run")
             .arg(folder.path())
             .args(["--http", "127.0.0.1:0"])
             .env("SHOP_SOURCE_PORT", source.port().to_string())
-            .env("SHOP_WAREHOUSE_PORT", warehouse.port().to_string())
+            .env(output.0, output.1.to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -293,7 +249,14 @@ async fn connect(server: &PostgresServer, database: &str) -> Result<Client> {
     Ok(client)
 }
 
-async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+/// Rows as text.
+type Rows = Vec<Vec<Option<String>>>;
+
+fn first(rows: Rows) -> String {
+    rows.into_iter().flatten().flatten().next().unwrap_or_default()
+}
+
+async fn rows(client: &Client, sql: &str) -> Result<Rows> {
     let messages = client.simple_query(sql).await?;
     let rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => {
@@ -302,8 +265,4 @@ async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         _ => None,
     });
     Ok(rows.collect())
-}
-
-async fn number(client: &Client, sql: &str) -> Result<i64> {
-    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
 }

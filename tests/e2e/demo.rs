@@ -1,6 +1,6 @@
 //! `trucker demo` runs the example project and ends well.
 
-use super::harness::{Scenario, source_server};
+use super::harness::{ClickHouseServer, Scenario, source_server};
 
 /// The demo runs servers of its own, of the source's version.
 fn scenario() -> Scenario {
@@ -24,4 +24,15 @@ fn the_demo_ends_well_at_ctrl_c() {
     demo.signal("INT");
     let finished = demo.wait();
     assert_eq!(finished.code, Some(0), "{}", finished.text());
+}
+
+#[test]
+fn the_demo_into_clickhouse_ends_with_every_output_equal_to_its_sql() {
+    let server = ClickHouseServer::start(&[]);
+    let s =
+        scenario().variable("DEMO_SECONDS", "3").variable("DEMO_CLICKHOUSE_PORT", &server.port().to_string());
+    let finished = s.start(&["demo"]).wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.text());
+    assert_eq!(finished.stdout.matches(", equal to its SQL").count(), 3, "{}", finished.text());
+    assert_eq!(server.database().value("SELECT count() FROM system.databases WHERE name = 'analytics'"), "0");
 }
