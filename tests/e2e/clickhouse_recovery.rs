@@ -145,3 +145,36 @@ fn a_process_that_sleeps_while_another_takes_over_changes_nothing_when_it_wakes_
     heir.terminate();
     assert_same(&s, &out);
 }
+
+#[test]
+fn a_process_that_sleeps_in_its_backfill_brings_back_no_row_that_was_deleted_meanwhile() {
+    let out = clickhouse_server().database();
+    out.execute(
+        "CREATE TABLE t (id Int32, v String, _version UInt128, _is_deleted UInt8)
+         ENGINE = ReplacingMergeTree(_version, _is_deleted) ORDER BY id",
+    );
+    let s = Scenario::new()
+        .on_source(
+            "CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL);
+             INSERT INTO t SELECT g, repeat(md5(g::text), 100) FROM generate_series(1, 40000) g",
+        )
+        .to_clickhouse(&out)
+        .pipeline("t", &config("t", &format!("{}.t", out.name), &[]), &[]);
+    let mut sleeper = s.run();
+    sleeper.until("a part of the backfill", || out.value("SELECT count() FROM t") != "0");
+    sleeper.signal("STOP");
+    assert_ne!(out.value("SELECT count() FROM t"), "40000", "it was too fast");
+    // All but the COPY goes on being another's.
+    let admin = Session::try_connect(s.source.port, "postgres").unwrap();
+    admin.execute(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trucker' AND datname = '{}'
+         AND query !~ 'COPY'",
+        s.source.name
+    ));
+    s.source.execute("DELETE FROM t WHERE id > 10");
+    s.once();
+    assert_eq!(out.value("SELECT count() FROM t FINAL"), "10");
+    sleeper.signal("CONT");
+    sleeper.wait();
+    assert_eq!(out.value("SELECT count() FROM t FINAL"), "10");
+}

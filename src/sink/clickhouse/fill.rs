@@ -48,12 +48,18 @@ impl Writer {
         let version = Version::of_backfill(fill.start_lsn, fill.next);
         fill.next += 1;
         self.put(version, &Row { layout: layout.clone(), tuple })?;
-        if self.gathered() > SEND_BYTES { self.send().await } else { Ok(()) }
+        if self.gathered() <= SEND_BYTES {
+            return Ok(());
+        }
+        self.look_again();
+        self.send().await
     }
 
     /// Ends it: if wanted, what was there before and hasn't come again goes.
     pub async fn end_fill(&mut self, fill: Fill, removes_others: bool) -> Result<(), SinkError> {
+        self.look_again();
         self.send().await?;
+        self.hold().await?;
         let version = |number| Version::of_backfill(fill.start_lsn, number);
         let sql = self.target().and_then(|t| t.remove_older(version(fill.first), version(fill.next)));
         match sql.filter(|_| removes_others) {

@@ -267,8 +267,14 @@ impl Writer {
         self.client.execute(sql, INSERT).await.map_err(SinkError::clickhouse(what))
     }
 
+    /// A backfill takes its time: it looks before each send whether the pipeline is still ours. Rows that another's backfill
+    /// didn't find any more would stay.
+    pub(super) fn look_again(&mut self) {
+        self.held = None;
+    }
+
     /// Sees that the pipeline is still ours, once before rows go.
-    async fn hold(&mut self) -> Result<(), SinkError> {
+    pub(super) async fn hold(&mut self) -> Result<(), SinkError> {
         if self.held.is_none() {
             self.held = Some(ledger::hold(&self.client, &self.key, self.epoch, self.loaded_lsn).await?);
         }
