@@ -343,6 +343,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_pipeline_that_has_a_part_of_a_transaction_is_let_go_when_the_stream_begins_anew() {
+        let (mut router, _receivers, _) = router(&[10, 10]);
+        router.restart();
+        router.route(begin(10)).await;
+        let new = Some([Cell::Text(&[b'x'; PIECE_BYTES + 1])].into_iter().collect());
+        let change = Change { relation: relation(1, "t0"), operation: Operation::Insert, old: None, new };
+        router.route(Step::Change(change)).await;
+        assert_eq!(router.restart(), Some(Lsn(10)));
+        let places: Vec<usize> = router.attached.iter().map(|a| a.reader.place).collect();
+        assert_eq!(places, [1], "the other one has nothing of it");
+    }
+
+    #[tokio::test]
     async fn a_quiet_pipeline_is_told_where_the_source_is_only_when_nothing_is_under_way() {
         let (mut router, mut receivers, floors) = router(&[10]);
         router.restart();

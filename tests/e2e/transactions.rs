@@ -181,6 +181,30 @@ fn a_huge_transaction_that_is_killed_half_way_is_there_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_transaction_whose_stream_breaks_off_half_way_comes_once() {
+    let s = world(Scenario::new()).on_source("ALTER TABLE t ADD body text");
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 2);
+    let blocker = s.output.session();
+    blocker.execute("BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE");
+    // More than all queues hold: its first pieces wait for the lock, its last ones are still at the source.
+    s.source.execute("INSERT INTO t SELECT i, 1, repeat('x', 2000) FROM generate_series(1, 12000) i");
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'log'::regclass AND NOT granted)";
+    trucker.until("rows that wait", || s.output.is(waits));
+    let slot = s.slot();
+    s.source.execute(&format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}'"
+    ));
+    // Who waits for the lock reads no further, and doesn't see it.
+    blocker.execute("COMMIT");
+    trucker.until_said("connecting again");
+    for table in ["log", "t"] {
+        let each = "SELECT count(*), count(DISTINCT id), sum(id) FROM";
+        s.until_same(&mut trucker, &format!("{each} t"), &format!("{each} {table}"));
+    }
+}
+
+#[test]
 fn a_start_that_waits_for_open_transactions_says_for_whom_and_leaves_no_slot_when_it_is_stopped() {
     let (_source, s) = private(ServerOptions::default().set("max_prepared_transactions", "5"));
     let writer = s.source.session();
