@@ -68,7 +68,7 @@ fn measure(
 }
 
 /// From the start of the process until its end; what it used is looked at shortly before that.
-fn with_trucker(world: &World) -> Cost {
+pub fn with_trucker(world: &World) -> Cost {
     let started = Instant::now();
     let mut trucker = start_trucker(world, &["--once"]);
     let mut cost = Cost::default();

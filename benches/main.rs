@@ -5,6 +5,7 @@
 
 mod backfill;
 mod catch_up;
+mod clickhouse;
 mod consumer;
 #[path = "../tests/harness/mod.rs"]
 #[allow(dead_code, unused_imports, clippy::unwrap_used, reason = "the tests use the rest, and may panic")]
@@ -53,11 +54,12 @@ fn main() {
             catch_up::play(&scenario, &servers, effort, &mut report);
         }
     }
-    let others: [(&str, Play); 4] = [
+    let others: [(&str, Play); 5] = [
         ("latency", latency::play),
         ("backfill", backfill::play),
         ("backfill_joined", backfill::play_joined),
         ("watched", watched::play),
+        ("clickhouse", clickhouse::play),
     ];
     for (name, play) in others {
         if name.contains(&wanted) {

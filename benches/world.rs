@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 use trucker::sandbox::{PostgresServer, ServerOptions};
 
-use crate::harness::{Database, private_output, private_server};
+use crate::harness::{ClickHouseDatabase, Database, private_output, private_server};
 
 /// A source and an output, as they are run in earnest: what is committed is on disk. Nothing runs by the clock, so that
 /// repetitions have the same to do.
@@ -80,20 +80,17 @@ impl World {
 
     /// Where trucker reaches its output: the server's port, or a proxy's.
     pub fn lead_output_to(&self, port: u16) {
-        let connection = |name: &str, port: u16, database: &str| {
-            format!(
-                "  - {{name: {name}, adapter: postgres, host: 127.0.0.1, port: {port}, database: {database}, \
-                 user: {}, sslmode: disable}}\n",
-                PostgresServer::SUPERUSER
-            )
-        };
-        let text = format!(
-            "name: {}\nconnections:\n{}{}",
-            self.name,
-            connection("source", self.source.port, &self.source.name),
-            connection("output", port, &self.trucker_output.name)
-        );
-        self.write("trucker.yml", &text);
+        self.connect_to(&connection("output", port, &self.trucker_output.name));
+    }
+
+    /// Trucker's output is that database of ClickHouse.
+    pub fn lead_output_into(&self, database: &ClickHouseDatabase) {
+        self.connect_to(&database.connection("output"));
+    }
+
+    fn connect_to(&self, output: &str) {
+        let source = connection("source", self.source.port, &self.source.name);
+        self.write("trucker.yml", &format!("name: {}\nconnections:\n{source}{output}", self.name));
     }
 
     /// A pipeline from a table to one of the same name, with SQL files and further lines for `output:`.
@@ -123,6 +120,14 @@ impl World {
         fs::create_dir_all(&path).expect("a folder can be made");
         path
     }
+}
+
+fn connection(name: &str, port: u16, database: &str) -> String {
+    format!(
+        "  - {{name: {name}, adapter: postgres, host: 127.0.0.1, port: {port}, database: {database}, \
+         user: {}, sslmode: disable}}\n",
+        PostgresServer::SUPERUSER
+    )
 }
 
 impl Drop for World {

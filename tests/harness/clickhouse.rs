@@ -61,6 +61,11 @@ impl ClickHouseServer {
         ClickHouseServer { host, port, user, password, process: None }
     }
 
+    /// Whether one can be started.
+    pub fn is_installed() -> bool {
+        home().join("complete").exists()
+    }
+
     /// A server for one test, with further users as `scripts/clickhouse-server` takes them.
     pub fn start(users: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("trucker-clickhouse-").tempdir().unwrap();
@@ -131,12 +136,19 @@ impl Drop for ClickHouseServer {
     }
 }
 
+fn version() -> String {
+    env::var("TRUCKER_CLICKHOUSE").unwrap_or_else(|_| VERSION.to_owned())
+}
+
+fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clickhouse").join(version())
+}
+
 /// The Python that has the engine. Its absence is a failure that says how to get it: nothing is skipped.
 fn python() -> PathBuf {
-    let version = env::var("TRUCKER_CLICKHOUSE").unwrap_or_else(|_| VERSION.to_owned());
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clickhouse").join(&version);
+    let (home, version) = (home(), version());
     assert!(
-        home.join("complete").exists(),
+        ClickHouseServer::is_installed(),
         "no ClickHouse for the tests: run scripts/ensure-clickhouse {version} (make test does), \
          or name a server in TRUCKER_CLICKHOUSE_URL"
     );
@@ -197,8 +209,8 @@ impl ClickHouseDatabase {
         }
     }
 
-    /// Runs a statement; its rows, or the server's words.
-    pub fn try_rows(&self, sql: &str) -> Result<Vec<Row>, String> {
+    /// Runs a statement with what belongs to it; what the server answers, or its words.
+    pub fn send(&self, sql: &str, data: Vec<u8>) -> Result<Vec<u8>, String> {
         let request = ureq::post(&self.url)
             .config()
             .http_status_as_error(false)
@@ -208,12 +220,17 @@ impl ClickHouseDatabase {
             .query("database", &self.name)
             .query("user", &self.user)
             .query("password", &self.password);
-        let mut response = request.send(sql).map_err(|error| error.to_string())?;
-        let text = response.body_mut().with_config().limit(1 << 30).read_to_string();
-        let text = text.map_err(|error| error.to_string())?;
-        if response.status() != 200 {
-            return Err(text);
-        }
+        let response =
+            if data.is_empty() { request.send(sql) } else { request.query("query", sql).send(&data[..]) };
+        let mut response = response.map_err(|error| error.to_string())?;
+        let answer = response.body_mut().with_config().limit(1 << 30).read_to_vec();
+        let answer = answer.map_err(|error| error.to_string())?;
+        if response.status() == 200 { Ok(answer) } else { Err(String::from_utf8_lossy(&answer).into_owned()) }
+    }
+
+    /// Runs a statement; its rows, or the server's words.
+    pub fn try_rows(&self, sql: &str) -> Result<Vec<Row>, String> {
+        let text = String::from_utf8(self.send(sql, Vec::new())?).map_err(|error| error.to_string())?;
         let row = |line: &str| {
             let values: Vec<Option<String>> = serde_json::from_str(line).expect("a list of texts");
             // What this format has for NULL.
