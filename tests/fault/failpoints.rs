@@ -16,7 +16,7 @@ const FAILPOINTS: [(&str, &[u64]); 11] = [
     ("frame_read", &[1, 30]),
     ("sql_run", &[1, 4]),
     ("rows_written", &[1, 5]),
-    ("commit_sent", &[1, 7]),
+    ("checkpoint_moved", &[1, 7]),
     ("commit_answered", &[1, 6]),
     ("floor_raised", &[1, 6]),
     ("feedback_sent", &[1, 4]),

@@ -64,7 +64,7 @@ pub const FAILPOINTS: [&str; 9] = [
     "frame_read",
     "sql_run",
     "rows_written",
-    "commit_sent",
+    "checkpoint_moved",
     "commit_answered",
     "floor_raised",
     "feedback_sent",

@@ -221,18 +221,13 @@ pub struct Step<'a> {
     pub done: Option<&'a Request>,
 }
 
-/// What [`advance`] executes. Fails where it finds no checkpoint to move, so that a COMMIT which is on its way already comes to
-/// a transaction that can only be undone.
 const ADVANCE: &str = "\
-WITH moved AS (
-  UPDATE trucker.checkpoint SET phase = 'follow', loaded_lsn = $5::text::pg_lsn, seam_snapshot = $6,
-    seam_bound = $7::text::pg_lsn, failure = NULL, request = nullif(request, $8::text::jsonb),
-    backfilled_sql_hash = CASE WHEN loaded_lsn IS NULL THEN sql_hash ELSE backfilled_sql_hash END,
-    committed_at = timestamptz '2000-01-01 00:00:00+00' + $9::int8 * interval '1 microsecond',
-    updated_at = pg_catalog.clock_timestamp()
-  WHERE project = $1 AND pipeline = $2 AND epoch = $3 AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn
-  RETURNING 1)
-SELECT 1 / count(*) FROM moved";
+UPDATE trucker.checkpoint SET phase = 'follow', loaded_lsn = $5::text::pg_lsn, seam_snapshot = $6,
+  seam_bound = $7::text::pg_lsn, failure = NULL, request = nullif(request, $8::text::jsonb),
+  backfilled_sql_hash = CASE WHEN loaded_lsn IS NULL THEN sql_hash ELSE backfilled_sql_hash END,
+  committed_at = timestamptz '2000-01-01 00:00:00+00' + $9::int8 * interval '1 microsecond',
+  updated_at = pg_catalog.clock_timestamp()
+WHERE project = $1 AND pipeline = $2 AND epoch = $3 AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn";
 
 /// Prepares the statement that moves checkpoints.
 pub async fn prepare_advance(client: &Client) -> Result<Statement, SinkError> {
@@ -240,7 +235,7 @@ pub async fn prepare_advance(client: &Client) -> Result<Statement, SinkError> {
 }
 
 /// Moves the checkpoint, in the transaction that is open on `client`, if epoch and position are still as this
-/// process knows them; otherwise somebody else has the pipeline, and the transaction has failed. What failed before has passed.
+/// process knows them; otherwise somebody else has the pipeline. What failed before has passed.
 pub async fn advance(
     client: &Client,
     statement: &Statement,
@@ -267,13 +262,12 @@ pub async fn advance(
                 commit_time,
             ],
         )
-        .await;
-    match moved {
-        Ok(_) => Ok(()),
-        Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
-            Err(SinkError::Fenced { pipeline: key.pipeline.clone(), expected: from.unwrap_or_default() })
-        }
-        Err(error) => Err(SinkError::at("moving the checkpoint")(error)),
+        .await
+        .map_err(SinkError::at("moving the checkpoint"))?;
+    if moved == 1 {
+        Ok(())
+    } else {
+        Err(SinkError::Fenced { pipeline: key.pipeline.clone(), expected: from.unwrap_or_default() })
     }
 }
 

@@ -109,16 +109,12 @@ impl Writer {
             Some(statement) => statement.clone(),
             None => self.advance.insert(checkpoint::prepare_advance(self.client()).await?).clone(),
         };
-        // In one flight: where the first fails, the server takes the second for a ROLLBACK.
-        let (moved, committed, ()) = tokio::join!(
-            biased;
-            checkpoint::advance(self.client(), &statement, &self.key, &step),
-            self.client().batch_execute("COMMIT"),
-            async { failpoint::reach("commit_sent") },
-        );
+        // COMMIT isn't sent along with it: what is under way of a broken connection must hold the checkpoint's lock, so that whoever
+        // goes on waits for it (`fetch_settled`).
+        checkpoint::advance(self.client(), &statement, &self.key, &step).await?;
+        failpoint::reach("checkpoint_moved");
+        self.client().batch_execute("COMMIT").await.map_err(SinkError::at("committing"))?;
         self.is_open = false;
-        moved?;
-        committed.map_err(SinkError::at("committing"))?;
         self.loaded_lsn = Some(loaded_lsn);
         self.seam = seam;
         Ok(())
