@@ -13,7 +13,7 @@ fn every_value_of_many_new_rows_arrives_as_it_is() {
          CREATE TABLE t (id bigint PRIMARY KEY, words text, code char(6), short varchar(40), raw bytea, n numeric(20, 5), f float8,
            at timestamptz(3), span interval, day date, bits bit(3), vary bit varying(9), doc json, docb jsonb, list text[],
            matrix int[], m mood, p pair, s small, labels tags, net inet, ip cidr, period tstzrange, numbers int4multirange, x xml,
-           u uuid, c \"char\", point point, lsn pg_lsn, nothing text, empty text, \"Odd, name\" int);";
+           u uuid, c name, point point, lsn pg_lsn, nothing text, empty text, \"Odd, name\" int);";
     let s = Scenario::new().tables(types).copies("t");
     s.once();
     let words = r#"(ARRAY['tab	and' || E'\n' || 'line', '\.', E'\\N', '\', E'\r\n', '""', '{NULL}', '', ' ', 'é€😀', '\t\\n', E'a\\\tb'])[i % 12 + 1]"#;
@@ -23,7 +23,7 @@ fn every_value_of_many_new_rows_arrives_as_it_is() {
            make_interval(0, i, 0, i % 30, 0, 0, i / 3.0), date '4713-01-01 BC' + i, (i % 8)::bit(3), (i % 4)::bit(2), json_build_object('k', {words}),
            jsonb_build_object('k', {words}), ARRAY[{words}, NULL, 'NULL'], ARRAY[[i, 2], [3, NULL]], (enum_range(NULL::mood))[i % 3 + 1],
            ROW(i, {words})::pair, i, ARRAY[{words}], ('10.0.0.' || i % 256)::inet, '10.1.0.0/16', tstzrange(now(), NULL), '{{[1,3),[5,9)}}',
-           '<a>b</a>', md5(i::text)::uuid, chr(65 + i % 26)::\"char\", point(i, 1.5), '0/1'::pg_lsn, NULL, '', i FROM {MANY}"
+           '<a>b</a>', md5(i::text)::uuid, chr(65 + i % 26)::name, point(i, 1.5), '0/1'::pg_lsn, NULL, '', i FROM {MANY}"
     ));
     s.once();
     let rows = "SELECT id, to_json(t)::text, x::text, c FROM t";
