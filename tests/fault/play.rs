@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use super::faults::wait;
 use super::harness::{Database, Random, eventually};
 use super::oracle::{self, Sample, lsn};
 use super::plan::Plan;
+use super::schema::Table;
 use super::workload;
 use super::world::{Crew, World};
 
@@ -18,21 +20,28 @@ use super::world::{Crew, World};
 pub fn play(seed: u64) -> Result<String, String> {
     let plan = Plan::of(seed);
     println!("{}", plan.describe());
+    let title = format!("TRUCKER_SEED={seed}");
+    attempt(&title, || World::make(&plan), |world| run(&plan, world), |world| world.keep(seed))
+}
+
+/// Runs something in a world that is made for it. What it did, in which time, or what was wrong and where its world is kept.
+pub fn attempt<W>(
+    title: &str,
+    make: impl FnOnce() -> W,
+    run: impl FnOnce(&mut W) -> Result<String, String>,
+    keep: impl FnOnce(&mut W) -> PathBuf,
+) -> Result<String, String> {
     let begun = Instant::now();
-    let mut world = World::make(&plan);
-    let result = catch_unwind(AssertUnwindSafe(|| run(&plan, &mut world)));
-    let result = result.unwrap_or_else(|panic| Err(words(&*panic)));
-    match result {
-        Ok(text) => Ok(format!("TRUCKER_SEED={seed}: {text}, {} s", begun.elapsed().as_secs())),
-        Err(text) => {
-            let kept = world.keep(seed);
-            Err(format!("TRUCKER_SEED={seed}: {text}\nlogs and project: {}", kept.display()))
-        }
+    let mut world = make();
+    let result = catch_unwind(AssertUnwindSafe(|| run(&mut world)));
+    match result.unwrap_or_else(|panic| Err(words(&*panic))) {
+        Ok(text) => Ok(format!("{title}: {text}, {} s", begun.elapsed().as_secs())),
+        Err(text) => Err(format!("{title}: {text}\nlogs and project: {}", keep(&mut world).display())),
     }
 }
 
 /// What a panic says.
-pub fn words(panic: &(dyn Any + Send)) -> String {
+fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
@@ -43,36 +52,20 @@ fn run(plan: &Plan, world: &mut World) -> Result<String, String> {
         true => drop(world.s.once()),
         false => world.s.source.execute(&workload::fill(&plan.tables, &mut random)),
     }
-    let (stop_writing, stop_watching, written) =
-        (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let confirmed = world.to_source.confirmed.clone();
-    let mut crew = Crew::of(&world.s, &world.clock);
-    let (source, output) = (beside(&world.s.source), beside(&world.s.output));
-    let slot = world.s.slot();
-    let (ended, watched) = thread::scope(|scope| {
-        let write = |random: Random| {
-            let (stop, written, source) = (&stop_writing, &written, &source);
-            scope.spawn(move || workload::write(source, &plan.tables, random, stop, written))
-        };
-        let writers: Vec<_> = (0..plan.writers).map(|_| write(random.fork())).collect();
-        let watching = {
-            let (random, stop, confirmed) = (random.fork(), &stop_watching, &confirmed);
-            let (source, output, slot) = (&source, &output, &slot);
-            scope.spawn(move || watch(plan, source, output, slot, confirmed, random, stop))
-        };
-        let disturbed = catch_unwind(AssertUnwindSafe(|| disturb(plan, world, &mut crew, &mut random)));
-        stop_writing.store(true, Ordering::Relaxed);
-        let wrote: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
-        let ended = disturbed.and_then(|()| {
-            wrote.into_iter().collect::<Result<(), _>>()?;
-            catch_unwind(AssertUnwindSafe(|| settle(plan, world, &mut crew)))
-        });
-        stop_watching.store(true, Ordering::Relaxed);
-        (ended, watching.join())
-    });
-    // What was seen first says more than what came of it.
-    let samples = watched.unwrap_or_else(|panic| resume_unwind(panic))?;
-    ended.unwrap_or_else(|panic| resume_unwind(panic))?;
+    let (source, output, slot) = (beside(&world.s.source), beside(&world.s.output), world.s.slot());
+    let cast = Cast { source: &source, tables: &plan.tables, writers: plan.writers };
+    let crew = Crew::of(&world.s, &world.clock);
+    let mut stage = (world, crew);
+    let (samples, written) = perform(
+        cast,
+        &mut random,
+        |random, stop| watch(plan, &source, &output, &slot, &confirmed, random, stop),
+        &mut stage,
+        |(world, crew), random| disturb(plan, world, crew, random),
+        |(world, crew)| settle(plan, world, crew),
+    )?;
+    let (world, crew) = stage;
     if let Some(complaint) = crew.complaints.first() {
         return Err(complaint.clone());
     }
@@ -81,10 +74,58 @@ fn run(plan: &Plan, world: &mut World) -> Result<String, String> {
     let changes = world.s.source.number("SELECT count(*) FROM history");
     Ok(format!(
         "{} transactions, {changes} changes, {} faults, {} processes, {compared} states compared",
-        written.load(Ordering::Relaxed),
+        written,
         plan.faults.len(),
         crew.started
     ))
+}
+
+/// Who writes what.
+pub struct Cast<'a> {
+    /// Where.
+    pub source: &'a Database,
+    /// Into which tables.
+    pub tables: &'a [Table],
+    /// How many at once.
+    pub writers: u64,
+}
+
+/// Writers write and somebody watches while things break; then the writers stop, all is healed, and the watching ends. What
+/// was seen, and how many transactions were written.
+pub fn perform<W, S: Send>(
+    cast: Cast<'_>,
+    random: &mut Random,
+    watch: impl FnOnce(Random, &AtomicBool) -> Result<S, String> + Send,
+    stage: &mut W,
+    disturb: impl FnOnce(&mut W, &mut Random),
+    settle: impl FnOnce(&mut W) -> Result<(), String>,
+) -> Result<(S, u64), String> {
+    let (stop_writing, stop_watching, written) =
+        (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+    let (ended, watched) = thread::scope(|scope| {
+        let write = |random: Random| {
+            let (stop, written, cast) = (&stop_writing, &written, &cast);
+            scope.spawn(move || workload::write(cast.source, cast.tables, random, stop, written))
+        };
+        let writers: Vec<_> = (0..cast.writers).map(|_| write(random.fork())).collect();
+        let watching = {
+            let (random, stop) = (random.fork(), &stop_watching);
+            scope.spawn(move || watch(random, stop))
+        };
+        let disturbed = catch_unwind(AssertUnwindSafe(|| disturb(stage, random)));
+        stop_writing.store(true, Ordering::Relaxed);
+        let wrote: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        let ended = disturbed.and_then(|()| {
+            wrote.into_iter().collect::<Result<(), _>>()?;
+            catch_unwind(AssertUnwindSafe(|| settle(stage)))
+        });
+        stop_watching.store(true, Ordering::Relaxed);
+        (ended, watching.join())
+    });
+    // What was seen first says more than what came of it.
+    let seen = watched.unwrap_or_else(|panic| resume_unwind(panic))?;
+    ended.unwrap_or_else(|panic| resume_unwind(panic))?;
+    Ok((seen, written.into_inner()))
 }
 
 /// For another thread.

@@ -84,16 +84,8 @@ impl World {
 
     /// Keeps all that there is to look at, and says where.
     pub fn keep(&self, seed: u64) -> PathBuf {
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fault-{seed}"));
-        fs::remove_dir_all(&kept).ok();
-        fs::create_dir_all(&kept).unwrap();
-        for folder in [self.s.logs(), self.s.dir()] {
-            Command::new("cp").arg("-R").arg(folder).arg(&kept).status().ok();
-        }
-        for (name, server) in [("source", &self.source), ("output", &self.output)] {
-            fs::write(kept.join(format!("{name}.log")), server.log_text()).ok();
-        }
-        kept
+        let logs = [("source", self.source.log_text()), ("output", self.output.log_text())];
+        keep(&self.s, &format!("fault-{seed}"), &logs)
     }
 }
 
@@ -220,4 +212,18 @@ impl Crew {
     pub fn stderr(&self) -> String {
         self.working.as_ref().map(Trucker::stderr).unwrap_or_default()
     }
+}
+
+/// Keeps a project with its logs, and those of servers by their names; where.
+pub fn keep(s: &Scenario, name: &str, logs: &[(&str, String)]) -> PathBuf {
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::remove_dir_all(&kept).ok();
+    fs::create_dir_all(&kept).unwrap();
+    for folder in [s.logs(), s.dir()] {
+        Command::new("cp").arg("-R").arg(folder).arg(&kept).status().ok();
+    }
+    for (server, log) in logs {
+        fs::write(kept.join(format!("{server}.log")), log).ok();
+    }
+    kept
 }

@@ -5,11 +5,9 @@ mod oracle;
 mod pipelines;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::faults::Fault;
 use self::oracle::Sample;
@@ -18,6 +16,7 @@ use self::world::World;
 use crate::faults::wait;
 use crate::harness::{ClickHouseDatabase, Database, Random, eventually};
 use crate::oracle::{COMMIT_ORDER, lsn};
+use crate::play::{Cast, attempt, perform};
 use crate::schema::Table;
 use crate::workload;
 use crate::world::Crew;
@@ -62,19 +61,8 @@ impl Plan {
 pub fn play(seed: u64) -> Result<String, String> {
     let plan = Plan::of(seed);
     println!("{}", plan.describe());
-    let begun = Instant::now();
-    let mut world = World::make(&plan);
-    let result = catch_unwind(AssertUnwindSafe(|| run(&plan, &mut world)));
-    let result = result.unwrap_or_else(|panic| Err(crate::play::words(&*panic)));
-    match result {
-        Ok(text) => {
-            Ok(format!("TRUCKER_SEED={seed} into ClickHouse: {text}, {} s", begun.elapsed().as_secs()))
-        }
-        Err(text) => {
-            let kept = world.keep(seed);
-            Err(format!("TRUCKER_SEED={seed} into ClickHouse: {text}\nlogs and project: {}", kept.display()))
-        }
-    }
+    let title = format!("TRUCKER_SEED={seed} into ClickHouse");
+    attempt(&title, || World::make(&plan), |world| run(&plan, world), |world| world.keep(seed))
 }
 
 fn run(plan: &Plan, world: &mut World) -> Result<String, String> {
@@ -83,34 +71,19 @@ fn run(plan: &Plan, world: &mut World) -> Result<String, String> {
         true => drop(world.s.once()),
         false => world.s.source.execute(&workload::fill(&plan.tables, &mut random)),
     }
-    let (stop_writing, stop_watching, written) =
-        (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
-    let mut crew = Crew::of(&world.s, &world.clock);
     let source = Database::at(world.s.source.port, &world.s.source.name);
-    let (ended, watched) = thread::scope(|scope| {
-        let write = |random: Random| {
-            let (stop, written, source) = (&stop_writing, &written, &source);
-            scope.spawn(move || workload::write(source, &plan.tables, random, stop, written))
-        };
-        let writers: Vec<_> = (0..plan.writers).map(|_| write(random.fork())).collect();
-        let watcher = Watcher::of(plan, world, &source);
-        let watching = {
-            let (random, stop) = (random.fork(), &stop_watching);
-            scope.spawn(move || watcher.watch(random, stop))
-        };
-        let disturbed = catch_unwind(AssertUnwindSafe(|| disturb(plan, world, &mut crew, &mut random)));
-        stop_writing.store(true, Ordering::Relaxed);
-        let wrote: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
-        let ended = disturbed.and_then(|()| {
-            wrote.into_iter().collect::<Result<(), _>>()?;
-            catch_unwind(AssertUnwindSafe(|| settle(plan, world, &mut crew)))
-        });
-        stop_watching.store(true, Ordering::Relaxed);
-        (ended, watching.join())
-    });
-    // What was seen first says more than what came of it.
-    let samples = watched.unwrap_or_else(|panic| resume_unwind(panic))?;
-    ended.unwrap_or_else(|panic| resume_unwind(panic))?;
+    let cast = Cast { source: &source, tables: &plan.tables, writers: plan.writers };
+    let (watcher, crew) = (Watcher::of(plan, world, &source), Crew::of(&world.s, &world.clock));
+    let mut stage = (world, crew);
+    let (samples, written) = perform(
+        cast,
+        &mut random,
+        |random, stop| watcher.watch(random, stop),
+        &mut stage,
+        |(world, crew), random| disturb(plan, world, crew, random),
+        |(world, crew)| settle(plan, world, crew),
+    )?;
+    let (world, crew) = stage;
     if let Some(complaint) = crew.complaints.first() {
         return Err(complaint.clone());
     }
@@ -119,7 +92,7 @@ fn run(plan: &Plan, world: &mut World) -> Result<String, String> {
     let changes = world.s.source.number("SELECT count(*) FROM history");
     Ok(format!(
         "{} transactions, {changes} changes, {} faults, {} processes, {compared} rows of {} moments compared",
-        written.load(Ordering::Relaxed),
+        written,
         plan.faults.len(),
         crew.started,
         samples.len()

@@ -1,8 +1,6 @@
 //! One seed's world: a Postgres and a ClickHouse of its own, proxies before both, a project that knows only the proxies.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use trucker::sandbox::{PostgresServer, ServerOptions};
@@ -67,13 +65,7 @@ impl World {
 
     /// Keeps all that there is to look at, and says where.
     pub fn keep(&self, seed: u64) -> PathBuf {
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fault-clickhouse-{seed}"));
-        fs::remove_dir_all(&kept).ok();
-        fs::create_dir_all(&kept).unwrap();
-        for folder in [self.s.logs(), self.s.dir()] {
-            Command::new("cp").arg("-R").arg(folder).arg(&kept).status().ok();
-        }
-        fs::write(kept.join("source.log"), self.source.log_text()).ok();
-        kept
+        let logs = [("source", self.source.log_text())];
+        crate::world::keep(&self.s, &format!("fault-clickhouse-{seed}"), &logs)
     }
 }
