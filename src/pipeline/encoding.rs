@@ -159,14 +159,20 @@ pub fn check_rows(
 
 /// What would do where NULLs may come and the column holds none.
 fn null_cure(target: &Target, column: &Column) -> String {
-    let (sql, name) = (target.sql(), quote_ident(&column.name));
     let others = "have the source say NOT NULL; or give another value in a transform.sql (coalesce)";
     if target.key.contains(&column.name) {
         return others.to_owned();
     }
+    format!("{}; or {others}", allow_null(target, column))
+}
+
+/// What would have the column hold NULLs.
+pub fn allow_null(target: &Target, column: &Column) -> String {
     match nullable(&column.type_text) {
-        Some(type_text) => format!("ALTER TABLE {sql} MODIFY COLUMN {name} {type_text}; or {others}"),
-        None => format!("make the column a Nullable(String); or {others}"),
+        Some(type_text) => {
+            format!("ALTER TABLE {} MODIFY COLUMN {} {type_text}", target.sql(), quote_ident(&column.name))
+        }
+        None => "make the column a Nullable(String)".to_owned(),
     }
 }
 

@@ -345,6 +345,35 @@ fn everything_that_a_table_lacks_is_said_before_anything_is_created() {
 }
 
 #[test]
+fn a_null_that_the_sql_may_take_into_a_column_that_holds_none_is_warned_of() {
+    let out = clickhouse_server().database();
+    out.execute(&format!("CREATE TABLE t (id Int32, v String, w String, {VERSIONED} ORDER BY id"));
+    let s = Scenario::new()
+        .on_source("CREATE TABLE t (id int PRIMARY KEY, v text, w text)")
+        .to_clickhouse(&out)
+        .pipeline(
+            "t",
+            &config("t", &format!("{}.t", out.name), &[]),
+            &[("transform.sql", "SELECT row.id, o.v, coalesce(o.w, '') AS w FROM t o WHERE o.id = row.id")],
+        );
+    let dir = s.dir();
+    let check = || s.start(&["check", dir.to_str().unwrap()]).wait();
+    let said = check();
+    assert_eq!(said.code, Some(0), "{}", said.text());
+    for expected in [
+        "warning[TRK0616]",
+        "t.v may be NULL",
+        "is String",
+        "MODIFY COLUMN `v` Nullable(String)",
+        "1 warning",
+    ] {
+        assert!(said.text().contains(expected), "{expected} is not in: {}", said.text());
+    }
+    out.execute("ALTER TABLE t MODIFY COLUMN v Nullable(String)");
+    assert!(!check().text().contains("TRK0616"));
+}
+
+#[test]
 fn what_would_not_fit_is_refused_by_check_and_what_does_not_stops_at_its_change() {
     let out = clickhouse_server().database();
     out.execute(&format!("CREATE TABLE t (id Int32, v String, n Int8, {VERSIONED} ORDER BY id"));
