@@ -1,6 +1,7 @@
 //! Commands of pages, run as they stand on a project such as the pages speak of: each has to end well. What a person would
 //! end or confirm gets the option for it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 
@@ -163,4 +164,33 @@ fn the_commands_of_the_pages_on_testing_and_running_work_as_they_stand() {
         count += 1;
     }
     assert!(lines.len() >= 18 && count == 3, "{} commands, {count} after a failure", lines.len());
+}
+
+/// Those that a cure on the page on errors names: within the project where no folder is named.
+#[test]
+fn the_commands_of_the_page_on_errors_work_where_they_are_pasted() {
+    let s = world();
+    // As `init` calls it, and so does the page.
+    let tests = s.dir().join("shop/orders_flat/tests");
+    fs::rename(tests.join("lifecycle.yml"), tests.join("first.yml")).unwrap();
+    let all: BTreeSet<String> =
+        lines("docs/errors.md").into_iter().filter(|line| line.starts_with("trucker ")).collect();
+    let within = |line: &str| match line.replace("/srv/trucker/shop", "shop") {
+        line if line.contains(" shop") => line,
+        line => format!("cd shop; {line} "),
+    };
+    let is_about_failures = |line: &&String| line.contains("resume");
+    run("trucker run shop", &s);
+    for line in all.iter().filter(|line| !is_about_failures(line)) {
+        line.split(" && ").for_each(|command| drop(run(&within(command), &s)));
+    }
+    run("trucker run shop", &s);
+    s.output.execute("ALTER TABLE orders_flat ADD CHECK (total < 10)");
+    s.source
+        .execute("INSERT INTO countries VALUES ('no', 'Norway'); INSERT INTO orders VALUES (2, 'no', 5000)");
+    for line in all.iter().filter(is_about_failures) {
+        run("! trucker run shop", &s);
+        run(&within(line), &s);
+    }
+    assert!(all.len() >= 11, "{} commands", all.len());
 }
