@@ -46,7 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("observe", &["change", "config"]),
     ("sandbox", &[]),
     ("testing", &["config", "postgres", "ddl", "engine", "observe", "sandbox"]),
-    ("scaffold", &["config", "postgres", "ddl", "testing"]),
+    ("scaffold", &["config", "postgres", "clickhouse", "ddl", "testing"]),
     (
         "cli",
         &[

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config::{PostgresConnection, SecretMask, TableName, shown_path};
+use crate::clickhouse;
+use crate::config::{Connection, Secret, SecretMask, TableName, shown_path};
 use crate::postgres::parse_url;
 use crate::scaffold::{End, ScaffoldError, Wishes, password_variable, write_project};
 
@@ -20,8 +21,9 @@ pub struct Arguments {
     /// A table to read changes of; may be given several times
     #[arg(long = "table", value_name = "TABLE", requires = "from", value_parser = crate::config::table_name)]
     tables: Vec<TableName>,
-    /// The output, as `--from`; in a project, where its other pipelines write, if it isn't said
-    #[arg(long, value_name = "URL", requires = "from", value_parser = end)]
+    /// The output, as `--from`, or a ClickHouse: clickhouse://user:password@host:port/database, also http:// and https://; in
+    /// a project, where its other pipelines write, if it isn't said
+    #[arg(long, value_name = "URL", requires = "from", value_parser = any_end)]
     to: Option<End>,
     /// The project's name, which names slot and publication [default: the folder's]
     #[arg(long, value_parser = project_name)]
@@ -30,7 +32,18 @@ pub struct Arguments {
 
 fn end(text: &str) -> Result<End, String> {
     let is_name = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
-    if is_name { Ok(End::Name(text.to_owned())) } else { parse_url("", text).map(End::Url) }
+    if is_name { Ok(End::Name(text.to_owned())) } else { postgres_url(text).map(End::Url) }
+}
+
+fn postgres_url(text: &str) -> Result<Connection, String> {
+    parse_url("", text).map(Connection::Postgres)
+}
+
+fn any_end(text: &str) -> Result<End, String> {
+    match clickhouse::is_url(text) {
+        true => clickhouse::parse_url("", text).map(|to| End::Url(Connection::ClickHouse(to))),
+        false => end(text),
+    }
 }
 
 fn project_name(text: &str) -> Result<String, String> {
@@ -51,7 +64,7 @@ fn name_of(text: &str, length: usize) -> String {
 pub fn run(arguments: &Arguments) -> ExitCode {
     let wishes = wishes(arguments);
     let urls = [&arguments.from, &arguments.to].into_iter().flatten().filter_map(url);
-    let mask = SecretMask::new(urls.filter_map(|to| to.pass.as_ref()).map(|pass| pass.expose()));
+    let mask = SecretMask::new(urls.filter_map(pass).map(|pass| pass.expose()));
     match super::block_on(write_project(&wishes)) {
         Ok(Ok(written)) => {
             written.files.iter().for_each(|path| println!("wrote {}", shown_path(path).display()));
@@ -65,7 +78,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
         Ok(Err(error)) => {
             eprintln!("error: {}", mask.mask(&error.to_string()));
-            let is_servers = matches!(error, ScaffoldError::Connect(_) | ScaffoldError::Server(..));
+            let is_servers = matches!(
+                error,
+                ScaffoldError::Connect(_) | ScaffoldError::ClickHouse(_) | ScaffoldError::Server(..)
+            );
             ExitCode::from(if is_servers { 4 } else { 3 })
         }
         Err(error) => super::cannot_start(&error),
@@ -79,15 +95,20 @@ fn wishes(arguments: &Arguments) -> Wishes {
     let named = |end: &End, other: Option<&str>| match end {
         End::Name(_) => end.clone(),
         End::Url(to) => {
-            let mut name = name_of(&to.database, 40);
+            let mut name = name_of(database(to), 40);
             if Some(name.as_str()) == other {
                 name.push_str("_output");
             }
-            End::Url(PostgresConnection { name, ..to.clone() })
+            let mut to = to.clone();
+            match &mut to {
+                Connection::Postgres(to) => to.name = name,
+                Connection::ClickHouse(to) => to.name = name,
+            }
+            End::Url(to)
         }
     };
     let from = arguments.from.as_ref().map(|from| named(from, None));
-    let other = from.as_ref().and_then(url).map(|from| from.name.as_str());
+    let other = from.as_ref().and_then(url).map(Connection::name);
     let to = arguments.to.as_ref().map(|to| named(to, other));
     let mut tables = arguments.tables.clone();
     let mut seen = Vec::new();
@@ -100,10 +121,38 @@ fn wishes(arguments: &Arguments) -> Wishes {
     Wishes { dir: arguments.dir.clone(), name, from: from.map(|from| (from, tables)), to }
 }
 
-fn url(end: &End) -> Option<&PostgresConnection> {
+fn url(end: &End) -> Option<&Connection> {
     match end {
         End::Url(to) => Some(to),
         End::Name(_) => None,
+    }
+}
+
+fn pass(to: &Connection) -> Option<&Secret> {
+    match to {
+        Connection::Postgres(to) => to.pass.as_ref(),
+        Connection::ClickHouse(to) => to.pass.as_ref(),
+    }
+}
+
+fn database(to: &Connection) -> &str {
+    match to {
+        Connection::Postgres(to) => &to.database,
+        Connection::ClickHouse(to) => &to.database,
+    }
+}
+
+/// How the proposed tables are made.
+fn create(to: &Connection, dir: &str) -> String {
+    let file = format!("{dir}/schema/{}.sql", to.name());
+    match to {
+        Connection::Postgres(to) => {
+            format!("psql -h {} -p {} -U {} -d {} -f {file}", to.host, to.port, to.user, to.database)
+        }
+        Connection::ClickHouse(to) => format!(
+            "clickhouse-client --host {} --user {} --ask-password --database {} --queries-file {file}",
+            to.host, to.user, to.database
+        ),
     }
 }
 
@@ -132,16 +181,14 @@ fn next(wishes: &Wishes) -> String {
     }
     if let Some(from) = wishes.from.as_ref().and_then(|(from, _)| url(from)) {
         let to = wishes.to.as_ref().and_then(url);
-        let passes = [Some(from), to].into_iter().flatten().filter(|to| to.pass.is_some());
-        lines
-            .extend(passes.map(|to| {
-                format!("export {}=…   # what trucker.yml refers to", password_variable(&to.name))
-            }));
+        let passes = [Some(from), to].into_iter().flatten().filter(|to| pass(to).is_some());
+        lines.extend(
+            passes.map(|to| {
+                format!("export {}=…   # what trucker.yml refers to", password_variable(to.name()))
+            }),
+        );
         match to {
-            Some(to) => lines.push(format!(
-                "psql -h {} -p {} -U {} -d {} -f {dir}/schema/{}.sql   # the proposed output table",
-                to.host, to.port, to.user, to.database, to.name
-            )),
+            Some(to) => lines.push(format!("{}   # the proposed output table", create(to, &dir))),
             None => lines.push(
                 "edit trucker.yml: where the output is; then create the proposed tables there".to_owned(),
             ),

@@ -249,7 +249,7 @@ fn is_utc(zone: &str) -> bool {
 
 /// The column to have, and the cast that would do with the one that is there.
 fn cure(from: &PostgresType, to: &Type, server: &Server) -> String {
-    let better = format!("make the column {}", propose(from, true, true, server));
+    let better = format!("make the column {}", propose(from, true, false, server));
     match cast(from, to) {
         Some(cast) => format!("{better}, or cast in the SQL: {cast}"),
         None => better,
@@ -287,6 +287,8 @@ pub fn propose(from: &PostgresType, is_not_null: bool, is_key: bool, server: &Se
         PostgresType::Hstore | PostgresType::Array(_) | PostgresType::Vector if is_nullable => {
             "String".to_owned()
         }
+        // Nor may anything in a key be, and their parts are.
+        PostgresType::Hstore | PostgresType::Array(_) if is_key => "String".to_owned(),
         PostgresType::Hstore => return "Map(String, Nullable(String))".to_owned(),
         PostgresType::Vector => return "Array(Float32)".to_owned(),
         PostgresType::Array(element) => return format!("Array({})", propose(element, false, false, server)),

@@ -9,8 +9,10 @@ pub mod encode;
 mod error;
 mod ident;
 pub mod mapping;
+mod proposal;
 pub mod rights;
 pub mod types;
+mod url;
 
 pub use answer::Answer;
 pub use client::Client;
@@ -18,4 +20,6 @@ pub use encode::{EncodeError, Encoding};
 pub use error::Error;
 pub use ident::{quote_ident, quote_table, quote_text};
 pub use mapping::PostgresType;
+pub use proposal::Proposal;
 pub use types::Type;
+pub use url::{is_url, parse_url};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{End, ScaffoldError, files};
 use crate::config::nearest::did_you_mean;
-use crate::config::{Connection, PostgresConnection, Project, load, load_filled};
+use crate::config::{ClickHouseConnection, Connection, PostgresConnection, Project, load, load_filled};
 
 /// The project in the folder, if there is one. Variables that aren't set count only where a connection is to be used as it
 /// stands there.
@@ -19,27 +19,14 @@ pub fn find(dir: &Path, uses_connections: bool) -> Result<Option<Project>, Scaff
 }
 
 /// The project's connection that is meant.
-pub fn connection(project: &Project, end: &End) -> Result<PostgresConnection, ScaffoldError> {
+pub fn connection(project: &Project, end: &End) -> Result<Connection, ScaffoldError> {
     match end {
-        End::Name(name) => match project.connection(name) {
-            Some(Connection::Postgres(connection)) => Ok(connection.clone()),
-            Some(Connection::ClickHouse(_)) => {
-                let message =
-                    format!("connection {name} is a ClickHouse: `init` knows tables of Postgres only");
-                Err(ScaffoldError::Ends(message))
-            }
-            None => {
-                let help = did_you_mean(name, project.connections.iter().map(Connection::name));
-                Err(ScaffoldError::Ends(format!("trucker.yml has no connection `{name}`: {help}")))
-            }
-        },
+        End::Name(name) => project.connection(name).cloned().ok_or_else(|| {
+            let help = did_you_mean(name, project.connections.iter().map(Connection::name));
+            ScaffoldError::Ends(format!("trucker.yml has no connection `{name}`: {help}"))
+        }),
         End::Url(url) => {
-            let place = |c: &PostgresConnection| (c.host.clone(), c.port, c.database.clone(), c.user.clone());
-            let mut known = project.connections.iter().filter_map(|connection| match connection {
-                Connection::Postgres(known) => Some(known),
-                Connection::ClickHouse(_) => None,
-            });
-            let same = known.find(|known| place(known) == place(url));
+            let same = project.connections.iter().find(|known| place(known) == place(url));
             let Some(same) = same else {
                 let text = files::connection(url, true);
                 let message = format!(
@@ -47,13 +34,37 @@ pub fn connection(project: &Project, end: &End) -> Result<PostgresConnection, Sc
                 );
                 return Err(ScaffoldError::Ends(message));
             };
-            Ok(PostgresConnection { name: same.name.clone(), ..url.clone() })
+            let name = same.name().to_owned();
+            Ok(match url.clone() {
+                Connection::Postgres(url) => Connection::Postgres(PostgresConnection { name, ..url }),
+                Connection::ClickHouse(url) => Connection::ClickHouse(ClickHouseConnection { name, ..url }),
+            })
+        }
+    }
+}
+
+/// What tells databases and users apart.
+fn place(connection: &Connection) -> (bool, &str, u16, &str, &str) {
+    match connection {
+        Connection::Postgres(c) => (false, &c.host, c.port, &c.database, &c.user),
+        Connection::ClickHouse(c) => (true, &c.host, c.port, &c.database, &c.user),
+    }
+}
+
+/// The same, where changes come from.
+pub fn source(project: &Project, end: &End) -> Result<PostgresConnection, ScaffoldError> {
+    match connection(project, end)? {
+        Connection::Postgres(connection) => Ok(connection),
+        Connection::ClickHouse(to) => {
+            let message =
+                format!("changes cannot come from {}: it is a ClickHouse, which has no such stream", to.name);
+            Err(ScaffoldError::Ends(message))
         }
     }
 }
 
 /// Where the other pipelines of that source write, if that is one place.
-pub fn usual_output(project: &Project, source: &str) -> Result<PostgresConnection, ScaffoldError> {
+pub fn usual_output(project: &Project, source: &str) -> Result<Connection, ScaffoldError> {
     let of_source = project.pipelines.iter().filter(|pipeline| pipeline.input.connection == source);
     let mut names: Vec<&str> = of_source.map(|pipeline| pipeline.output.connection.as_str()).collect();
     names.sort_unstable();

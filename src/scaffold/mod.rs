@@ -5,14 +5,16 @@ mod editor;
 mod example;
 mod existing;
 mod files;
+mod outputs;
 mod proposal;
 
 use std::path::{Path, PathBuf};
 
 pub use files::password_variable;
 
+use crate::clickhouse;
 use crate::config::nearest::did_you_mean;
-use crate::config::{Diagnostics, PostgresConnection, Project, TableName};
+use crate::config::{Connection, Diagnostics, PostgresConnection, Project, TableName};
 use crate::ddl::fetch_definitions;
 use crate::postgres::catalog::{Table, fetch_table};
 use crate::postgres::{ConnectError, Purpose, Session, connect, describe};
@@ -21,7 +23,7 @@ use crate::postgres::{ConnectError, Purpose, Session, connect, describe};
 #[derive(Debug, Clone)]
 pub enum End {
     /// A database.
-    Url(PostgresConnection),
+    Url(Connection),
     /// A connection of the project.
     Name(String),
 }
@@ -72,6 +74,9 @@ pub enum ScaffoldError {
     /// A server can't be reached.
     #[error("{0}")]
     Connect(#[from] ConnectError),
+    /// A ClickHouse can't be reached, or said no.
+    #[error("{0}")]
+    ClickHouse(#[from] clickhouse::Error),
     /// A server said no.
     #[error("connection {0}: {1}")]
     Server(String, String),
@@ -114,7 +119,7 @@ pub async fn write_project(wishes: &Wishes) -> Result<Written, ScaffoldError> {
     match (&wishes.from, found) {
         (None, _) => write(&wishes.dir, example::files(&wishes.name), Vec::new()),
         (Some((from, tables)), Some(project)) => add(wishes, &project, from, tables).await,
-        (Some((End::Url(from), tables)), None) => {
+        (Some((End::Url(Connection::Postgres(from)), tables)), None) => {
             let to = match &wishes.to {
                 Some(End::Name(name)) => return Err(unknown(name)),
                 Some(End::Url(to)) => Some(to),
@@ -123,6 +128,9 @@ pub async fn write_project(wishes: &Wishes) -> Result<Written, ScaffoldError> {
             write(&wishes.dir, new(wishes, from, to, tables).await?, Vec::new())
         }
         (Some((End::Name(name), _)), None) => Err(unknown(name)),
+        (Some((End::Url(Connection::ClickHouse(_)), _)), None) => Err(ScaffoldError::Ends(
+            "changes cannot come from a ClickHouse: --from is a postgres:// URL".to_owned(),
+        )),
     }
 }
 
@@ -165,6 +173,9 @@ fn write_file(path: &Path, text: &str) -> Result<(), ScaffoldError> {
 
 /// What the source says of the tables.
 struct Source {
+    /// The connection's name.
+    name: String,
+    session: Session,
     tables: Vec<Table>,
     definitions: Vec<String>,
     known: proposal::Known,
@@ -180,23 +191,25 @@ async fn fetch_source(from: &PostgresConnection, names: &[TableName]) -> Result<
     }
     let definitions = fetch_definitions(&session.client, names, &[]).await.map_err(server)?;
     let known = fetch_known(&session).await.map_err(server)?;
-    Ok(Source { tables, definitions, known })
+    Ok(Source { name: from.name.clone(), session, tables, definitions, known })
 }
 
 async fn new(
     wishes: &Wishes,
     from: &PostgresConnection,
-    to: Option<&PostgresConnection>,
+    to: Option<&Connection>,
     names: &[TableName],
 ) -> Result<Vec<File>, ScaffoldError> {
     let source = fetch_source(from, names).await?;
-    if let Some(to) = to {
+    if let Some(Connection::Postgres(to)) = to {
         // A mistake in it is better told now.
         connect(to, Purpose::Control).await?;
     }
-    let unknown = proposal::unknown_output(&from.name);
-    let parts =
-        files::Parts { name: &wishes.name, from, to: to.unwrap_or(&unknown), is_to_known: to.is_some() };
+    let is_to_known = to.is_some();
+    let unknown = Connection::Postgres(proposal::unknown_output(&from.name));
+    let to = to.unwrap_or(&unknown);
+    let output_tables = &outputs::propose(&source, to).await?;
+    let parts = files::Parts { name: &wishes.name, from, to, is_to_known, output_tables };
     Ok(parts.files(&source.tables, &source.definitions, &source.known))
 }
 
@@ -207,17 +220,18 @@ async fn add(
     from: &End,
     names: &[TableName],
 ) -> Result<Written, ScaffoldError> {
-    let from = existing::connection(project, from)?;
+    let from = existing::source(project, from)?;
     let to = match &wishes.to {
         Some(to) => existing::connection(project, to)?,
         None => existing::usual_output(project, &from.name)?,
     };
     let source = fetch_source(&from, names).await?;
-    let parts = files::Parts { name: &wishes.name, from: &from, to: &to, is_to_known: true };
+    let output_tables = &outputs::propose(&source, &to).await?;
+    let parts = files::Parts { name: &wishes.name, from: &from, to: &to, is_to_known: true, output_tables };
     let pipelines = parts.pipelines(&source.tables, &source.known);
     let mut longer = Vec::new();
     for (connection, statements) in
-        [(&from, &source.definitions), (&to, &files::output_tables(&source.tables))]
+        [(from.name.as_str(), source.definitions.as_slice()), (to.name(), output_tables)]
     {
         longer.extend(existing::with_missing(&wishes.dir, &files::schema_file(connection), statements)?);
     }

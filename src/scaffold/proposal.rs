@@ -89,13 +89,13 @@ pub fn output_table(table: &Table) -> String {
     format!("{schema}CREATE TABLE {} (\n{}\n);\n", table.sql(), lines.join(",\n"))
 }
 
-/// transform.sql: all columns as they are, to begin with.
-pub fn transform(table: &Table) -> String {
+/// transform.sql: all columns as they are, to begin with; cast where the proposed table for Postgres wants it.
+pub fn transform(table: &Table, casts: bool) -> String {
     let written = |column: &TableColumn| {
         let name = &column.name;
         let plain = quote_ident(name) == *name;
         let value = if plain { format!("{{{{ row.{name} }}}}") } else { format!("{{{{ row[{name:?}] }}}}") };
-        if is_cast(column) { format!("{value}::text") } else { value }
+        if casts && is_cast(column) { format!("{value}::text") } else { value }
     };
     let values: Vec<String> = table.columns.iter().map(written).collect();
     let width = values.iter().map(|value| value.chars().count()).max().unwrap_or(0);

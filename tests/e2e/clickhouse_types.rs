@@ -4,9 +4,9 @@
 use super::harness::{Scenario, clickhouse_server, config};
 
 /// A type in Postgres, its column's in ClickHouse, and values: what goes in, what ClickHouse then shows.
-type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+pub type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     ("boolean", "Bool", &[("t", "true"), ("f", "false")]),
     ("boolean", "UInt8", &[("t", "1"), ("f", "0")]),
     ("smallint", "Int16", &[("-32768", "-32768"), ("32767", "32767")]),
@@ -126,6 +126,10 @@ const CASES: &[Case] = &[
     ("composite", "String", &[("(1,a)", "(1,a)")]),
 ];
 
+/// What the types need.
+pub const SOURCE_TYPES: &str = "CREATE EXTENSION hstore; CREATE TYPE mood AS ENUM ('sad', 'glad');
+    CREATE DOMAIN cents AS numeric(10,2); CREATE TYPE composite AS (a int, b text)";
+
 #[test]
 fn every_value_arrives_as_it_is_by_backfill_and_by_stream() {
     let out = clickhouse_server().database();
@@ -138,10 +142,7 @@ fn every_value_arrives_as_it_is_by_backfill_and_by_stream() {
         columns(&|case| nullable(case.1))
     ));
     let s = Scenario::new()
-        .on_source(
-            "CREATE EXTENSION hstore; CREATE TYPE mood AS ENUM ('sad', 'glad');
-                    CREATE DOMAIN cents AS numeric(10,2); CREATE TYPE composite AS (a int, b text)",
-        )
+        .on_source(SOURCE_TYPES)
         .on_source(&format!(
             "CREATE TABLE t (id int PRIMARY KEY{})",
             // Arrays, maps, points and JSON have no NULL in ClickHouse.
@@ -207,7 +208,8 @@ fn nullable(to: &str) -> String {
     }
 }
 
-fn literal(value: &str) -> String {
+/// A value as SQL.
+pub fn literal(value: &str) -> String {
     format!("E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 

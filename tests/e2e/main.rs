@@ -17,6 +17,7 @@ mod clickhouse;
 mod clickhouse_driver;
 mod clickhouse_example;
 mod clickhouse_faults;
+mod clickhouse_init;
 mod clickhouse_recovery;
 mod clickhouse_types;
 mod commands;

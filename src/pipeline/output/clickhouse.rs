@@ -6,9 +6,8 @@ use std::sync::Arc;
 use tokio_postgres::Client as Source;
 
 use crate::clickhouse::catalog::{self, Column, Server, Table};
-use crate::clickhouse::mapping::propose;
 use crate::clickhouse::rights::{fetch_missing, fetch_names};
-use crate::clickhouse::{self, Client, PostgresType, Type, quote_ident, quote_table};
+use crate::clickhouse::{self, Client, PostgresType, Proposal, Type, quote_ident, quote_table};
 use crate::codes::Code;
 use crate::config::{Action, Pipeline, TableName, TruncateAction};
 use crate::pipeline::definition::{Checked, output_problem};
@@ -245,21 +244,29 @@ async fn proposal(
     let copy = compiler.compile_copy().await.ok()?;
     let primary = || source.primary_key().map(<[String]>::to_vec).unwrap_or_default();
     let key = pipeline.output.key.clone().unwrap_or_else(primary);
-    let is_copy = pipeline.sql.transform.is_none() && pipeline.sql.insert.is_none();
-    let columns = copy.columns.iter().map(|column| {
+    let sql = "SELECT attnum FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnotnull";
+    let not_null = client.query(sql, &[&source.oid]).await.ok()?;
+    let not_null: Vec<i16> = not_null.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    let is_inner = !may_join_outer(pipeline);
+    let is_not_null = |column: &Option<(u32, i16)>| {
+        is_inner && column.is_some_and(|(oid, number)| oid == source.oid && not_null.contains(&number))
+    };
+    let columns = copy.columns.iter().zip(&copy.taken_from).map(|(column, from)| {
         let pg = PostgresType::new(&column.pg_type.0, column.pg_type.1);
-        let is_not_null = is_copy && source.column(&column.name).is_some_and(|c| c.is_not_null);
-        let type_text = propose(&pg, is_not_null, key.contains(&column.name), server);
-        format!("{} {type_text}", quote_ident(&column.name))
+        (column.name.as_str(), pg, is_not_null(from))
     });
-    let columns = columns.collect::<Vec<_>>().join(", ");
-    let key: Vec<String> = key.iter().map(|column| quote_ident(column)).collect();
-    let key = if key.is_empty() { "…".to_owned() } else { key.join(", ") };
-    Some(format!(
-        "CREATE TABLE {} ({columns}, _version UInt128, _is_deleted UInt8) ENGINE = ReplacingMergeTree(_version, _is_deleted) \
-         ORDER BY ({key})",
-        quote_table(&name.schema, &name.table)
-    ))
+    let columns: Vec<_> = columns.collect();
+    Some(Proposal::new(quote_table(&name.schema, &name.table), &columns, &key, server).line())
+}
+
+/// Whether a column that is never NULL may be in what the SQL returns. Words tell enough for a proposal.
+fn may_join_outer(pipeline: &Pipeline) -> bool {
+    let files = [&pipeline.sql.transform, &pipeline.sql.insert];
+    let words = ["left", "right", "full", "sets", "rollup", "cube"];
+    files.into_iter().flatten().any(|file| {
+        let text = file.text.to_lowercase();
+        text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| words.contains(&word))
+    })
 }
 
 /// Why rows can't be written whole: an operation that returns fewer columns than another would take values away.
