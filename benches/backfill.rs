@@ -1,6 +1,7 @@
-//! What is in a table already, into an empty output: `trucker run --once` beside a binary COPY from table to table, and beside a
-//! COPY of the same query where there is one.
+//! What is in a table already, into an empty output: `trucker run --once` beside a binary COPY from table to table, beside a
+//! COPY of the same query where there is one, and for a plain copy beside pgcopydb where that is installed.
 
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,11 +17,25 @@ use crate::report::Report;
 use crate::world::{Servers, World};
 
 const PIPED: &str = "COPY | COPY";
+const PGCOPYDB: &str = "pgcopydb";
 const COLUMNS: &str = "o.id, o.customer, o.status, o.cents, o.note, o.placed, o.is_paid";
+
+/// One backfill.
+struct Scenario<'a> {
+    name: &'a str,
+    tables: &'a str,
+    files: &'a [(&'a str, &'a str)],
+    /// What there is to be read, by hand.
+    query: &'a str,
+    rows: u64,
+}
 
 /// A plain copy.
 pub fn play(servers: &Servers, effort: Effort, report: &mut Report) {
-    measure(servers, effort, report, "backfill", ORDERS, &[], &format!("SELECT {COLUMNS} FROM orders o"));
+    let query = format!("SELECT {COLUMNS} FROM orders o");
+    let rows = effort.of(1_000_000);
+    let plain = Scenario { name: "backfill", tables: ORDERS, files: &[], query: &query, rows };
+    plain.measure(servers, effort, report);
 }
 
 /// With one table joined.
@@ -32,38 +47,75 @@ pub fn play_joined(servers: &Servers, effort: Effort, report: &mut Report) {
     let sql = "SELECT row.id, row.customer, row.status, row.cents, row.note, row.placed, row.is_paid, c.country \
                FROM customers c WHERE c.id = row.customer";
     let query = format!("SELECT {COLUMNS}, c.country FROM orders o JOIN customers c ON c.id = o.customer");
-    measure(servers, effort, report, "backfill_joined", &tables, &[("transform.sql", sql)], &query);
+    let (files, rows) = ([("transform.sql", sql)], effort.of(1_000_000));
+    let joined = Scenario { name: "backfill_joined", tables: &tables, files: &files, query: &query, rows };
+    joined.measure(servers, effort, report);
 }
 
-fn measure(
-    servers: &Servers,
-    effort: Effort,
-    report: &mut Report,
-    name: &str,
-    tables: &str,
-    files: &[(&str, &str)],
-    query: &str,
-) {
-    let rows = effort.of(1_000_000);
-    report.scenario(name, rows as f64, "rows", &[(PIPED, 1.0 / 1.15)]);
-    for repetition in 0..effort.repetitions {
-        let world = World::new(servers, tables);
-        world.pipeline("orders", &[], files);
+/// A large table, with SQL that costs the source more than writing costs the output: sums over another table, row by row.
+pub fn play_parallel(servers: &Servers, effort: Effort, report: &mut Report) {
+    let rows = effort.of(250_000);
+    let tables = format!(
+        "{ORDERS}; ALTER TABLE orders SET (fillfactor = 10); ALTER TABLE orders ADD items bigint, ADD most bigint; \
+         CREATE TABLE items (order_id bigint, cents bigint)"
+    );
+    let sums = "count(*) AS items, max(i.cents) AS most FROM items i WHERE i.order_id =";
+    let sql = format!(
+        "SELECT row.id, row.customer, row.status, row.cents, row.note, row.placed, row.is_paid, s.items, s.most \
+         FROM (SELECT {sums} row.id) AS s"
+    );
+    let query = format!(
+        "SELECT {COLUMNS}, s.items, s.most FROM orders o CROSS JOIN LATERAL (SELECT {sums} o.id) AS s"
+    );
+    let files = [("transform.sql", sql.as_str())];
+    let parallel =
+        Scenario { name: "backfill_parallel", tables: &tables, files: &files, query: &query, rows };
+    parallel.measure(servers, effort, report);
+}
+
+impl Scenario<'_> {
+    fn measure(&self, servers: &Servers, effort: Effort, report: &mut Report) {
+        let rows = self.rows;
+        report.scenario(self.name, rows as f64, "rows", &[(PIPED, 1.0 / 1.15)]);
+        let mut who = vec!["trucker", PIPED];
+        if self.files.is_empty() && Command::new(PGCOPYDB).arg("--version").output().is_ok() {
+            who.push(PGCOPYDB);
+        }
+        for repetition in 0..effort.repetitions {
+            let world = World::new(servers, self.tables);
+            world.pipeline("orders", &[], self.files);
+            self.fill(&world);
+            for turn in 0..who.len() {
+                let who = who[(repetition + turn) % who.len()];
+                let seconds = |seconds| Cost { seconds, ..Cost::default() };
+                if who != "trucker" {
+                    world.native_output.execute("TRUNCATE orders");
+                }
+                let cost = match who {
+                    PIPED => seconds(piped(&world, self.query)),
+                    PGCOPYDB => seconds(pgcopydb(&world)),
+                    _ => with_trucker(&world),
+                };
+                report.add(who, cost);
+            }
+            let counted = |database: &Database| database.number("SELECT count(*) FROM orders") as u64;
+            assert_eq!((counted(&world.trucker_output), counted(&world.native_output)), (rows, rows));
+        }
+    }
+
+    fn fill(&self, world: &World) {
         world.source.execute(&format!(
             "INSERT INTO orders SELECT i, i % 1000, 'placed', i * 7 % 100000, 'note of order ' || i, now(), i % 3 = 0 \
-             FROM generate_series(1, {rows}) i"
+             FROM generate_series(1, {}) i",
+            self.rows
         ));
-        world.source.execute("VACUUM ANALYZE orders");
-        for turn in 0..2 {
-            if (repetition + turn) % 2 == 0 {
-                report.add("trucker", with_trucker(&world));
-            } else {
-                let seconds = piped(&world, query);
-                report.add(PIPED, Cost { seconds, ..Cost::default() });
-            }
+        if self.tables.contains("TABLE items") {
+            world.source.execute(
+                "INSERT INTO items SELECT id, cents + i FROM orders, generate_series(1, 8) i; \
+                 CREATE INDEX ON items (order_id)",
+            );
         }
-        let counted = |database: &Database| database.number("SELECT count(*) FROM orders") as u64;
-        assert_eq!((counted(&world.trucker_output), counted(&world.native_output)), (rows, rows));
+        world.source.execute("VACUUM ANALYZE");
     }
 }
 
@@ -107,6 +159,23 @@ fn piped(world: &World, query: &str) -> f64 {
         into.as_mut().finish().await.expect("it ends");
         started.elapsed().as_secs_f64()
     })
+}
+
+/// By one job, into the table that is there.
+fn pgcopydb(world: &World) -> f64 {
+    let uri = |database: &Database| {
+        format!("postgresql://{}@127.0.0.1:{}/{}", PostgresServer::SUPERUSER, database.port, database.name)
+    };
+    let started = Instant::now();
+    let status = Command::new(PGCOPYDB)
+        .args(["copy", "table-data", "--source", &uri(&world.source), "--target", &uri(&world.native_output)])
+        .args(["--table-jobs", "1", "--not-consistent", "--restart", "--dir"])
+        .arg(world.logs().join("pgcopydb"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.as_ref().is_ok_and(|status| status.success()), "pgcopydb: {status:?}");
+    started.elapsed().as_secs_f64()
 }
 
 async fn connect(database: &Database) -> Client {

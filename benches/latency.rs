@@ -1,17 +1,20 @@
-//! From a commit on the source until its row can be read in the output: with nothing else going on, and beside a steady load.
+//! From a commit on the source until its row can be read in the output: with nothing else going on, beside a steady load of a
+//! thousand commits a second, and beside half of what trucker can take.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Effort;
-use crate::catch_up::ORDERS;
+use crate::catch_up::{ORDERS, mark, one_by_one};
 use crate::consumer::{Consumer, Cost, start_trucker, wait_for};
 use crate::report::{Report, percentile};
 use crate::world::{Servers, World};
 
 /// Between two commits that are looked at, so that each meets an idle system.
 const BETWEEN: Duration = Duration::from_millis(10);
+/// Between two bursts of the load beside them.
+const BURST: Duration = Duration::from_millis(10);
 
 /// Measures trucker and a native subscription in turns.
 pub fn play(servers: &Servers, effort: Effort, report: &mut Report) {
@@ -20,8 +23,9 @@ pub fn play(servers: &Servers, effort: Effort, report: &mut Report) {
     let both = [Consumer::Trucker, Consumer::Native];
     both.iter().for_each(|who| who.attach(&world, servers, "orders"));
     let count = effort.of(200);
+    let half = (throughput(&world, servers, effort) / 2.0 * BURST.as_secs_f64()) as u64;
     let mut next = 1;
-    for (load, name) in [(0, "latency idle"), (10, "latency loaded")] {
+    for (load, name) in [(0, "latency idle"), (10, "latency loaded"), (half, "latency half load")] {
         let mut taken: Vec<(Consumer, Vec<f64>)> = both.iter().map(|who| (*who, Vec::new())).collect();
         for _ in 0..effort.repetitions {
             for (who, latencies) in &mut taken {
@@ -41,7 +45,15 @@ pub fn play(servers: &Servers, effort: Effort, report: &mut Report) {
     both.iter().for_each(|who| who.detach(&world));
 }
 
-/// Seconds, commit by commit. With a load, ten rows are committed one by one in each so many milliseconds beside it.
+/// How many transactions of one row trucker takes in a second, when they have piled up.
+fn throughput(world: &World, servers: &Servers, effort: Effort) -> f64 {
+    let count = effort.of(100_000);
+    one_by_one(100, count).iter().for_each(|statement| world.source.execute(statement));
+    let seconds = Consumer::Trucker.catch_up(world, servers, &mark(world, 100)).seconds;
+    count as f64 / seconds
+}
+
+/// Seconds, commit by commit. With a load, so many rows are committed one by one in each burst beside it.
 fn measure(world: &World, who: Consumer, count: u64, load: u64, next: &mut u64) -> Vec<f64> {
     let output = if who == Consumer::Native { &world.native_output } else { &world.trucker_output };
     let trucker = (who == Consumer::Trucker).then(|| start_trucker(world, &[]));
@@ -82,15 +94,20 @@ fn measure(world: &World, who: Consumer, count: u64, load: u64, next: &mut u64) 
     latencies
 }
 
-fn disturb(world: &World, every: u64, is_over: &AtomicBool) {
+/// Bursts of so many commits, at a steady pace, or as near to it as the source gets; tells how near.
+fn disturb(world: &World, commits: u64, is_over: &AtomicBool) {
     let session = world.source.session();
     session.execute("SET synchronous_commit = off");
-    session.execute("CREATE SEQUENCE IF NOT EXISTS load START 1000000000");
+    session.execute("CREATE SEQUENCE IF NOT EXISTS load START 5000000000");
+    let (started, mut bursts) = (Instant::now(), 0);
     while !is_over.load(Ordering::Relaxed) {
-        session.execute(
-            "DO $$ BEGIN FOR i IN 1 .. 10 LOOP \
-             INSERT INTO orders VALUES (nextval('load'), 0, 'load', 0, 'note', now(), false); COMMIT; END LOOP; END $$",
-        );
-        thread::sleep(Duration::from_millis(every));
+        session.execute(&format!(
+            "DO $$ BEGIN FOR i IN 1 .. {commits} LOOP \
+             INSERT INTO orders VALUES (nextval('load'), 0, 'load', 0, 'note', now(), false); COMMIT; END LOOP; END $$"
+        ));
+        bursts += 1;
+        thread::sleep((BURST * bursts).saturating_sub(started.elapsed()));
     }
+    let per_second = (u64::from(bursts) * commits) as f64 / started.elapsed().as_secs_f64();
+    eprintln!("   beside it: {per_second:.0} commits a second");
 }

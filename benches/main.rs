@@ -1,7 +1,7 @@
 //! trucker side by side with what Postgres itself offers, in one run and taking turns: `make bench`. Prints one table, writes the same
 //! as JSON. Judges nothing but what it measured; what has to be correct is the tests' business.
 //!
-//! `BENCH=name` plays the scenarios whose names contain that, `BENCH_REPETITIONS` (3) says how often, `BENCH_SCALE` (1.0) how much.
+//! `BENCH=name` plays the scenarios whose names contain that (`BENCH=memory` those that are left out otherwise, for the time they take), `BENCH_REPETITIONS` (3) says how often, `BENCH_SCALE` (1.0) how much.
 
 mod backfill;
 mod catch_up;
@@ -50,14 +50,16 @@ fn main() {
     let mut report = Report::new(effort.repetitions);
     let servers = Servers::start();
     for scenario in catch_up::all(effort) {
-        if scenario.name.contains(&wanted) {
-            catch_up::play(&scenario, &servers, effort, &mut report);
+        if scenario.name.contains(&wanted) && !(scenario.is_extra && wanted.is_empty()) {
+            let repetitions = if scenario.is_extra { 1 } else { effort.repetitions };
+            catch_up::play(&scenario, &servers, Effort { repetitions, ..effort }, &mut report);
         }
     }
-    let others: [(&str, Play); 5] = [
+    let others: [(&str, Play); 6] = [
         ("latency", latency::play),
         ("backfill", backfill::play),
         ("backfill_joined", backfill::play_joined),
+        ("backfill_parallel", backfill::play_parallel),
         ("watched", watched::play),
         ("clickhouse", clickhouse::play),
     ];

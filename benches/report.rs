@@ -48,7 +48,8 @@ impl Report {
         }
     }
 
-    /// One line for each scenario and contender. Ratios are throughputs: trucker's, by the contender's.
+    /// One line for each scenario and contender. Ratios are throughputs: trucker's, by the contender's. CPU is that of the process
+    /// per change or row (so seconds per million), memory the most of all repetitions.
     pub fn table(&self) -> String {
         let mut text = format!(
             "\n{:<22} {:<22} {:>10} {:>12} {:>9} {:>8} {:>9} {:>8}\n",
@@ -70,7 +71,8 @@ impl Report {
                 };
                 let cpu =
                     optional(costs.iter().filter_map(|cost| cost.cpu_seconds).collect(), 1e6 / line.amount);
-                let peak = optional(costs.iter().filter_map(|cost| cost.peak_mib).collect(), 1.0);
+                let most = costs.iter().filter_map(|cost| cost.peak_mib).reduce(f64::max);
+                let peak = optional(most.into_iter().collect(), 1.0);
                 let _ = writeln!(
                     text,
                     "{:<22} {who:<22} {seconds:>10.4} {:>12.0} {ratio:>9} {aim:>8} {cpu:>9} {peak:>8}",
