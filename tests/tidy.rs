@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("observe", &["change", "config"]),
     ("sandbox", &[]),
-    ("testing", &["config", "postgres", "ddl", "engine", "observe", "sandbox"]),
+    ("testing", &["config", "postgres", "clickhouse", "ddl", "engine", "observe", "sandbox"]),
     ("scaffold", &["config", "postgres", "clickhouse", "ddl", "testing"]),
     (
         "cli",

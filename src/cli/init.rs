@@ -161,10 +161,19 @@ fn shown_dir(wishes: &Wishes) -> String {
     if dir == Path::new("") { Path::new(".") } else { &dir }.display().to_string()
 }
 
+/// How the first test is played.
+fn play(wishes: &Wishes, dir: &str) -> String {
+    let server = match wishes.to.as_ref().and_then(url) {
+        Some(Connection::ClickHouse(_)) => " --clickhouse URL",
+        _ => "",
+    };
+    format!("trucker test {dir}{server}   # plays the first test on a throwaway server")
+}
+
 fn next_of_added(wishes: &Wishes) -> String {
     let dir = shown_dir(wishes);
     let lines = [
-        format!("trucker test {dir}   # plays the first test on a throwaway server"),
+        play(wishes, &dir),
         format!("create the proposed output table: it stands at the end of a file in {dir}/schema"),
         format!("trucker check {dir}"),
         format!("trucker run {dir}   # started again; the other pipelines go on where they are"),
@@ -174,7 +183,7 @@ fn next_of_added(wishes: &Wishes) -> String {
 
 fn next(wishes: &Wishes) -> String {
     let dir = shown_dir(wishes);
-    let mut lines = vec![format!("trucker test {dir}   # plays the first test on a throwaway server")];
+    let mut lines = vec![play(wishes, &dir)];
     if wishes.from.is_none() {
         lines.push(format!("edit {dir}/trucker.yml: where your databases are, and config.yml: which tables"));
         lines.push("export WEBAPP_PASSWORD=… WAREHOUSE_PASSWORD=…   # what trucker.yml refers to".to_owned());

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::config::{PostgresConnection, SecretMask, shown_path};
+use crate::clickhouse;
+use crate::config::{ClickHouseConnection, Connection, PostgresConnection, SecretMask, shown_path};
 use crate::observe::log::{self, LogFormat};
 use crate::testing::{self, Found, Options, Played, TestServer, Verdict, discover};
 
@@ -24,6 +25,10 @@ pub struct Arguments {
     /// for them
     #[arg(long, value_name = "URL", value_parser = url)]
     postgres: Option<PostgresConnection>,
+    /// Play what goes into ClickHouse on this server, http://user:password@host:8123: in databases that are made for that, and
+    /// dropped afterwards
+    #[arg(long, value_name = "URL", value_parser = clickhouse_url)]
+    clickhouse: Option<ClickHouseConnection>,
     /// How many tests to play at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=32))]
     jobs: u16,
@@ -40,7 +45,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// Write schema/CONNECTION.sql, which tests make their databases of, from the live databases, and play nothing
-    #[arg(long, conflicts_with_all = ["filter", "postgres", "update", "keep", "junit"])]
+    #[arg(long, conflicts_with_all = ["filter", "postgres", "clickhouse", "update", "keep", "junit"])]
     write_schema: bool,
     /// Show what trucker logs meanwhile
     #[arg(long)]
@@ -51,11 +56,17 @@ fn url(text: &str) -> Result<PostgresConnection, String> {
     crate::postgres::parse_url("tests", text)
 }
 
+fn clickhouse_url(text: &str) -> Result<ClickHouseConnection, String> {
+    clickhouse::parse_url("tests", text)
+}
+
 /// Plays the tests and says how they ended.
 pub fn run(arguments: Arguments, format: Option<LogFormat>) -> ExitCode {
     if arguments.log {
         let pass = arguments.postgres.as_ref().and_then(|to| to.pass.as_ref());
-        log::start(format, SecretMask::new(pass.map(|pass| pass.expose())), None);
+        let other = arguments.clickhouse.as_ref().and_then(|to| to.pass.as_ref());
+        let passes = [pass, other].into_iter().flatten();
+        log::start(format, SecretMask::new(passes.map(|pass| pass.expose())), None);
     }
     if arguments.write_schema {
         return write_schema(&arguments, format);
@@ -93,7 +104,7 @@ fn write_schema(arguments: &Arguments, format: Option<LogFormat>) -> ExitCode {
 
 async fn play(arguments: &Arguments, found: Vec<Found>) -> ExitCode {
     let began = Instant::now();
-    let server = match TestServer::start(arguments.postgres.as_ref()).await {
+    let server = match TestServer::start(arguments.postgres.as_ref(), arguments.clickhouse.as_ref()).await {
         Ok(server) => server,
         Err(trouble) => {
             eprintln!("error: {trouble}");
@@ -129,11 +140,19 @@ async fn play(arguments: &Arguments, found: Vec<Found>) -> ExitCode {
     if arguments.keep && !is_interrupted {
         keep(arguments, &played).await;
     }
-    let kept: Vec<String> = played.iter().flat_map(|one| &one.kept).map(|to| to.database.clone()).collect();
+    let kept: Vec<String> =
+        played.iter().flat_map(|one| &one.kept).map(|to| database(to).to_owned()).collect();
     if let Err(trouble) = server.clear(&kept).await {
         eprintln!("error: {trouble}");
     }
     ExitCode::from(code)
+}
+
+fn database(to: &Connection) -> &str {
+    match to {
+        Connection::Postgres(to) => &to.database,
+        Connection::ClickHouse(to) => &to.database,
+    }
 }
 
 /// What can't be played weighs more than what fails.
@@ -201,13 +220,16 @@ fn summarize(played: &[Played], took: Duration) {
 async fn keep(arguments: &Arguments, played: &[Played]) {
     for one in played {
         for to in &one.kept {
-            let (host, port, user) = (&to.host, to.port, &to.user);
-            println!(
-                "{} {}: psql -h {host} -p {port} -U {user} {}",
-                one.shown.display(),
-                to.name,
-                to.database
-            );
+            let (shown, name, database) = (one.shown.display(), to.name(), database(to));
+            match to {
+                Connection::Postgres(to) => {
+                    let (host, port, user) = (&to.host, to.port, &to.user);
+                    println!("{shown} {name}: psql -h {host} -p {port} -U {user} {database}");
+                }
+                Connection::ClickHouse(_) => {
+                    println!("{shown} {name}: database {database} of that ClickHouse")
+                }
+            }
         }
     }
     if arguments.postgres.is_none() {

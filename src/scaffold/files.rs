@@ -46,9 +46,7 @@ impl Parts<'_> {
             let folder = folder(table, tables);
             files.push((format!("{folder}/config.yml"), self.config(table, tables)));
             files.push((format!("{folder}/transform.sql"), transform(table, is_postgres)));
-            if is_postgres {
-                files.push((format!("{folder}/tests/first.yml"), first_test(table, known)));
-            }
+            files.push((format!("{folder}/tests/first.yml"), first_test(table, known, is_postgres)));
         }
         files
     }

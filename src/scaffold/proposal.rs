@@ -134,8 +134,9 @@ fn sample(column: &TableColumn, enums: &[(u32, String)], number: usize) -> Optio
     })
 }
 
-/// tests/first.yml. Rows of a table with foreign keys are given, which needs no others; a change would.
-pub fn first_test(table: &Table, known: &Known) -> String {
+/// tests/first.yml. Rows of a table with foreign keys are given, which needs no others; a change would. ClickHouse keeps the
+/// spaces of a char(n), which are left out of what is expected.
+pub fn first_test(table: &Table, known: &Known, is_postgres: bool) -> String {
     let enums = &known.enums;
     let key = table.primary_key().unwrap_or_default();
     let columns: Vec<&TableColumn> = table.columns.iter().filter(|column| !column.is_generated()).collect();
@@ -160,6 +161,7 @@ pub fn first_test(table: &Table, known: &Known) -> String {
     };
     let all = |_: &TableColumn| true;
     let of_key = |column: &TableColumn| key.contains(&column.name);
+    let shown = |column: &TableColumn| is_postgres || builtin_name(column) != Some("bpchar");
     if known.with_foreign_keys.contains(&table.oid) {
         return format!(
             "{head}given:\n  {name}:\n    - {}\n    - {}\nexpect: # after the backfill\n  - {}\n  - {}\nsteps:\n  \
@@ -167,10 +169,10 @@ pub fn first_test(table: &Table, known: &Known) -> String {
              expect:\n      - {}\n",
             row(1, &all),
             row(2, &all),
-            row(1, &all),
-            row(2, &all),
+            row(1, &shown),
+            row(2, &shown),
             row(1, &of_key),
-            row(2, &all),
+            row(2, &shown),
         );
     }
     format!(
@@ -179,11 +181,11 @@ pub fn first_test(table: &Table, known: &Known) -> String {
          expect:\n      - {}\n      - {}\n  \
          - changes:\n      - delete:\n          {name}:\n            - {}\n    expect:\n      - {}\n",
         row(1, &all),
-        row(1, &all),
+        row(1, &shown),
         row(2, &all),
-        row(1, &all),
-        row(2, &all),
+        row(1, &shown),
+        row(2, &shown),
         row(1, &of_key),
-        row(2, &all),
+        row(2, &shown),
     )
 }

@@ -1,6 +1,8 @@
 //! `trucker test`: plays the tests that lie beside pipelines, each between databases of its own, through the engine that
 //! `trucker run` uses. Owns the way of a test from its file to its verdict; never touches a database that it did not make.
 
+mod clickhouse;
+mod clickhouse_rows;
 mod compare;
 mod database;
 mod definitions;
@@ -17,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 
-use crate::config::{Diagnostics, PostgresConnection, TestFile};
+use crate::config::{Connection, Diagnostics, TestFile};
 
+pub use clickhouse::statements as clickhouse_statements;
 pub use definitions::write_definitions;
 pub use discover::{Found, discover};
 pub use junit::junit;
@@ -85,7 +88,7 @@ pub struct Played {
     /// How long it took.
     pub took: Duration,
     /// Its databases, where these were to stay.
-    pub kept: Vec<PostgresConnection>,
+    pub kept: Vec<Connection>,
 }
 
 /// Plays tests on a server, several at a time, and hands over each one as it ends.

@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::clickhouse::give;
+use super::clickhouse_rows::ClickHouseComparison;
 use super::compare::Comparison;
 use super::database::{Unplayable, create};
 use super::fill::Filler;
-use super::server::TestServer;
+use super::server::{ServerTrouble, TestServer};
 use super::{Failure, Options, Verdict};
+use crate::clickhouse::Client as ClickHouse;
 use crate::codes::Code;
 use crate::config::nearest::did_you_mean;
 use crate::config::{
-    Connection, Expectation, Pipeline, PostgresConnection, Project, RETURNED, SecretMask, SqlFile, TestFile,
+    Connection, Diagnostic, Expectation, Pipeline, Project, RETURNED, SecretMask, SqlFile, TestFile,
     TestStep, TruncateAction, Variables, load_without_connections,
 };
 use crate::engine::prepare::Creation;
@@ -34,22 +37,13 @@ pub async fn play(
     pipeline: &str,
     file: &TestFile,
     options: &Options,
-) -> (Verdict, Vec<PostgresConnection>) {
+) -> (Verdict, Vec<Connection>) {
     let mut databases = BTreeMap::new();
     let verdict = match prepare(server, dir, pipeline, file, &mut databases).await {
         Ok(test) => test.play(server, options).await,
         Err(unplayable) => Err(unplayable),
     };
-    let names: Vec<String> = databases.values().map(|to| to.database.clone()).collect();
-    let cleared = async {
-        server.until_alone(&names, &[]).await?;
-        server.drop_slots(&names).await?;
-        for name in names.iter().filter(|_| !options.keeps) {
-            server.drop(name).await?;
-        }
-        Ok::<_, super::server::ServerTrouble>(())
-    };
-    let cleared = cleared.await;
+    let cleared = clear(server, &databases, options).await;
     let verdict = match (verdict, cleared) {
         (Ok(failures), Ok(())) if failures.is_empty() => Verdict::Passed,
         (Ok(_), Err(trouble)) => Verdict::Server(trouble.to_string()),
@@ -60,6 +54,33 @@ pub async fn play(
     (verdict, if options.keeps { databases.into_values().collect() } else { Vec::new() })
 }
 
+/// Drops a test's databases, unless they are to stay.
+async fn clear(
+    server: &TestServer,
+    databases: &BTreeMap<String, Connection>,
+    options: &Options,
+) -> Result<(), ServerTrouble> {
+    let names = postgres_databases(databases);
+    server.until_alone(&names, &[]).await?;
+    server.drop_slots(&names).await?;
+    for to in databases.values().filter(|_| !options.keeps) {
+        match (to, server.clickhouse()) {
+            (Connection::Postgres(to), _) => server.drop(&to.database).await?,
+            (Connection::ClickHouse(to), Some(clickhouse)) => clickhouse.drop(&to.database).await?,
+            (Connection::ClickHouse(_), None) => {}
+        }
+    }
+    Ok(())
+}
+
+fn postgres_databases(databases: &BTreeMap<String, Connection>) -> Vec<String> {
+    let name = |to: &Connection| match to {
+        Connection::Postgres(to) => Some(to.database.clone()),
+        Connection::ClickHouse(_) => None,
+    };
+    databases.values().filter_map(name).collect()
+}
+
 /// A test whose databases are there.
 struct Test<'a> {
     file: &'a TestFile,
@@ -67,9 +88,16 @@ struct Test<'a> {
     project: Project,
     /// Loads what the SQL returns, where the test asks for that.
     returning: Option<Project>,
+    /// Those in Postgres.
     databases: Vec<String>,
     source: Session,
-    output: Session,
+    output: Output,
+}
+
+/// Where the pipeline writes.
+enum Output {
+    Postgres(Session),
+    ClickHouse { client: ClickHouse, database: String },
 }
 
 async fn prepare<'a>(
@@ -77,7 +105,7 @@ async fn prepare<'a>(
     dir: &Path,
     name: &str,
     file: &'a TestFile,
-    databases: &mut BTreeMap<String, PostgresConnection>,
+    databases: &mut BTreeMap<String, Connection>,
 ) -> Result<Test<'a>, Unplayable> {
     let variables = Variables::of_process().and(file.env.iter().cloned());
     let loaded = load_without_connections(dir, &variables)?;
@@ -94,42 +122,62 @@ async fn prepare<'a>(
         })?;
         pipelines.push(other.clone());
     }
-    let used: BTreeSet<&String> =
-        pipelines.iter().flat_map(|p| [&p.input.connection, &p.output.connection]).collect();
-    for connection in used {
-        if let Some(Connection::ClickHouse(_)) = loaded.project.connection(connection) {
-            let what =
-                format!("`{connection}` is ClickHouse: only what goes into Postgres can be tested so far");
-            let help = format!(
-                "`trucker preview {}` shows what its SQL makes of rows; or test the same SQL by a pipeline into Postgres",
-                pipeline.name
-            );
-            let problem = crate::config::Diagnostic::error(Code::Adapter, &pipeline.config_path, what);
-            return Err(problem.help(help).into());
-        }
+    let both = |p: &Pipeline| [p.input.connection.clone(), p.output.connection.clone()];
+    let used: BTreeSet<String> = pipelines.iter().flat_map(both).collect();
+    let mut clients = BTreeMap::new();
+    for connection in &used {
         let database = server.unique_name();
         // Named first: what is there of it has to go again, whatever happens.
-        databases.insert(connection.clone(), server.connection(connection, &database));
-        create(server, dir, connection, &database).await?;
+        if let Some(Connection::ClickHouse(_)) = loaded.project.connection(connection) {
+            let clickhouse = server.clickhouse().ok_or_else(|| no_clickhouse(&pipeline, connection))?;
+            let to = clickhouse.connection(connection, &database);
+            databases.insert(connection.clone(), Connection::ClickHouse(to.clone()));
+            clients.insert(connection.clone(), (clickhouse.create(dir, &to).await?, database.clone()));
+            let into = pipelines.iter_mut().filter(|pipeline| pipeline.output.connection == *connection);
+            into.filter_map(|pipeline| pipeline.output.table.as_mut())
+                .for_each(|table| table.schema.clone_from(&database));
+        } else {
+            let to = server.connection(connection, &database);
+            databases.insert(connection.clone(), Connection::Postgres(to));
+            create(server, dir, connection, &database).await?;
+        }
     }
+    let pipeline = pipelines[0].clone();
     let project_name = server.unique_name();
-    let connections: Vec<Connection> = databases.values().cloned().map(Connection::Postgres).collect();
+    let connections: Vec<Connection> = databases.values().cloned().collect();
     let project = Project { name: Some(project_name.clone()), connections, pipelines, ..loaded.project };
     let asks = file.steps.iter().any(|step| !step.returns.is_empty());
     let returning = asks.then(|| Project {
         name: Some(format!("{project_name}_r")),
-        pipelines: vec![capturing(&pipeline)],
+        pipelines: vec![capturing(&pipeline, clients.contains_key(&pipeline.output.connection))],
         ..project.clone()
     });
-    let source = connect(&databases[&pipeline.input.connection], Purpose::Control).await?;
-    let output = connect(&databases[&pipeline.output.connection], Purpose::Control).await?;
-    let databases = databases.values().map(|to| to.database.clone()).collect();
+    let session = async |name: &str| match databases.get(name) {
+        Some(Connection::Postgres(to)) => Ok(connect(to, Purpose::Control).await?),
+        _ => Err(Unplayable::Server(format!("connection {name} has no database"))),
+    };
+    let source = session(&pipeline.input.connection).await?;
+    let output = match clients.remove(&pipeline.output.connection) {
+        Some((client, database)) => Output::ClickHouse { client, database },
+        None => Output::Postgres(session(&pipeline.output.connection).await?),
+    };
+    let databases = postgres_databases(databases);
     Ok(Test { file, pipeline, project, returning, databases, source, output })
 }
 
-/// The pipeline, with [`CAPTURE`] in place of its write.
-fn capturing(pipeline: &Pipeline) -> Pipeline {
+fn no_clickhouse(pipeline: &Pipeline, connection: &str) -> Unplayable {
+    let what = format!("`{connection}` is ClickHouse, and nothing says on which one to play");
+    let help = "trucker test --clickhouse http://user:password@localhost:8123: there each test gets a database of a random name, \
+                which is dropped afterwards";
+    Diagnostic::error(Code::Adapter, &pipeline.config_path, what).help(help).into()
+}
+
+/// The pipeline, with [`CAPTURE`] in place of its write: into the source's database where its own output is ClickHouse.
+fn capturing(pipeline: &Pipeline, is_clickhouse: bool) -> Pipeline {
     let mut pipeline = pipeline.clone();
+    if is_clickhouse {
+        pipeline.output.connection.clone_from(&pipeline.input.connection);
+    }
     let (path, variables) = (pipeline.config_path.clone(), Variables::default());
     pipeline.sql.load = Some(SqlFile { path, text: CAPTURE.into(), variables });
     pipeline.sql.truncate = None;
@@ -144,7 +192,11 @@ impl Test<'_> {
         let filler = |session, connection| Filler { file: self.file, connection, session };
         let source = filler(&self.source, &self.pipeline.input.connection);
         source.give(&self.file.given).await?;
-        filler(&self.output, &self.pipeline.output.connection).give(&self.file.given_output).await?;
+        let given = &self.file.given_output;
+        match &self.output {
+            Output::Postgres(output) => filler(output, &self.pipeline.output.connection).give(given).await?,
+            Output::ClickHouse { client, .. } => give(client, self.file, given).await?,
+        }
         for (number, step) in self.file.steps.iter().enumerate() {
             if number == 0 {
                 // The backfill, so that changes come by the stream.
@@ -173,14 +225,24 @@ impl Test<'_> {
 
     async fn compare(&self, expected: &Expectation) -> Result<Option<super::Difference>, Unplayable> {
         let output = &self.pipeline.output;
-        let comparison = Comparison {
-            file: self.file,
-            connection: &output.connection,
-            client: &self.output.client,
-            output: output.table.as_ref(),
-            key: output.key.as_deref(),
-        };
-        comparison.difference(expected).await
+        let (connection, table, key) = (&output.connection, output.table.as_ref(), output.key.as_deref());
+        let is_returned = expected.table.as_ref().is_some_and(|table| table.schema == RETURNED);
+        if let (Output::ClickHouse { client, database }, false) = (&self.output, is_returned) {
+            let (file, source) = (self.file, &self.source.client);
+            let comparison =
+                ClickHouseComparison { file, connection, client, database, source, output: table, key };
+            return comparison.difference(expected).await;
+        }
+        let client = &self.returned().client;
+        Comparison { file: self.file, connection, client, output: table, key }.difference(expected).await
+    }
+
+    /// Where what the SQL returns is captured.
+    fn returned(&self) -> &Session {
+        match &self.output {
+            Output::Postgres(session) => session,
+            Output::ClickHouse { .. } => &self.source,
+        }
     }
 
     /// Has trucker load all that there is. With `may_fail` a failure that the step expects is none.
@@ -193,7 +255,7 @@ impl Test<'_> {
     ) -> Result<Vec<Failure>, Unplayable> {
         if self.returning.is_some() {
             let sql = format!("DROP SCHEMA IF EXISTS {RETURNED} CASCADE; CREATE SCHEMA {RETURNED}");
-            let made = self.output.client.batch_execute(&sql).await;
+            let made = self.returned().client.batch_execute(&sql).await;
             made.map_err(|error| Unplayable::Server(describe(&error)))?;
         }
         let mut trouble = self.run_project(server, &self.project, patience).await?;
@@ -246,7 +308,7 @@ impl Test<'_> {
                 running.await
             }
         };
-        let own = [pid(&self.source).await?, pid(&self.output).await?];
+        let own = [pid(&self.source).await?, pid(self.returned()).await?];
         server.until_alone(&self.databases, &own).await?;
         let mut words: Vec<String> = Vec::new();
         for pipeline in &board.latest().pipelines {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use crate::config::{PostgresConnection, SslMode, WalBudget};
+use super::clickhouse::ClickHouseServer;
+use crate::clickhouse;
+use crate::config::{ClickHouseConnection, PostgresConnection, SslMode, WalBudget};
 use crate::postgres::ident::{quote_ident, quote_literal};
 use crate::postgres::{ConnectError, Purpose, Session, connect, describe};
 use crate::sandbox::{PostgresServer, SandboxError, ServerOptions};
@@ -27,6 +29,9 @@ pub enum ServerTrouble {
     /// The one that was named, or ours, can't be reached.
     #[error("{0}")]
     Connect(#[from] ConnectError),
+    /// The ClickHouse that was named can't be reached, or said no.
+    #[error("{0}")]
+    ClickHouse(#[from] clickhouse::Error),
     /// It said no.
     #[error("the server for the tests: {what}: {}", describe(.source))]
     Refused {
@@ -41,6 +46,7 @@ pub enum ServerTrouble {
 pub struct TestServer {
     to: PostgresConnection,
     admin: Session,
+    clickhouse: Option<ClickHouseServer>,
     /// All databases of this process begin like this.
     prefix: String,
     count: AtomicU32,
@@ -51,8 +57,15 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// Starts a server, or connects to the one that is named.
-    pub async fn start(at: Option<&PostgresConnection>) -> Result<TestServer, ServerTrouble> {
+    /// Starts a server, or connects to the one that is named; and to the ClickHouse, if one is.
+    pub async fn start(
+        at: Option<&PostgresConnection>,
+        clickhouse: Option<&ClickHouseConnection>,
+    ) -> Result<TestServer, ServerTrouble> {
+        let clickhouse = match clickhouse {
+            Some(to) => Some(ClickHouseServer::connect(to).await?),
+            None => None,
+        };
         let (to, own) = match at {
             Some(to) => (to.clone(), None),
             None => {
@@ -64,12 +77,18 @@ impl TestServer {
         let admin = connect(&to, Purpose::Control).await?;
         let number = std::hash::RandomState::new().hash_one(std::process::id());
         let prefix = format!("trucker_test_{:08x}", number >> 32);
-        Ok(TestServer { to, admin, prefix, count: AtomicU32::new(0), templates: Mutex::default(), _own: own })
+        let (count, templates) = (AtomicU32::new(0), Mutex::default());
+        Ok(TestServer { to, admin, clickhouse, prefix, count, templates, _own: own })
     }
 
     /// A name that no other database, project or slot has.
     pub fn unique_name(&self) -> String {
         format!("{}_{}", self.prefix, self.count.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The ClickHouse, if one was named.
+    pub fn clickhouse(&self) -> Option<&ClickHouseServer> {
+        self.clickhouse.as_ref()
     }
 
     /// How to reach a database of that name, by a connection called `name`.
@@ -159,6 +178,9 @@ impl TestServer {
             self.until_alone(std::slice::from_ref(&name), &[]).await?;
             self.drop_slots(std::slice::from_ref(&name)).await?;
             self.drop(&name).await?;
+        }
+        if let Some(clickhouse) = &self.clickhouse {
+            clickhouse.clear(&prefix, kept).await?;
         }
         Ok(())
     }

@@ -141,6 +141,9 @@ fn a_project_for_clickhouse_proposes_the_tables_that_check_does_and_fills_them()
         let text = text.replace(&format!("`{}`.", out.name), "");
         statements.iter().for_each(|statement| assert!(text.contains(statement), "{statement}\n{text}"));
     }
+    let server = source_url(&s.source);
+    let text = succeed(&s, &["test", &made, "--postgres", &server, "--clickhouse", &to]);
+    assert!(text.contains("2 passed"), "{text}");
     out.execute(&file);
     succeed(&s, &["check", &made]);
     for row in 0..4 {

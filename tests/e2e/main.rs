@@ -19,6 +19,7 @@ mod clickhouse_example;
 mod clickhouse_faults;
 mod clickhouse_init;
 mod clickhouse_recovery;
+mod clickhouse_testing;
 mod clickhouse_types;
 mod commands;
 mod commit;

@@ -7,6 +7,7 @@ use super::{Result, Rows, create_database, psql, rows};
 use crate::clickhouse;
 use crate::config::{ClickHouseConnection, SslMode};
 use crate::sandbox::{PostgresServer, ServerOptions};
+use crate::testing::clickhouse_statements;
 
 /// The example's name for it.
 const ANALYTICS: &str = "analytics";
@@ -29,7 +30,7 @@ impl Output {
     pub async fn clickhouse(port: u16, sql: &str) -> Result<Self> {
         connect("default", port)?.execute(&format!("CREATE DATABASE {ANALYTICS}"), &[]).await?;
         let client = connect(ANALYTICS, port)?;
-        for statement in sql.split(";\n").filter(|statement| !statement.trim().is_empty()) {
+        for (_, statement) in clickhouse_statements(sql) {
             client.execute(statement, &[]).await?;
         }
         Ok(Output::ClickHouse { port, client })
