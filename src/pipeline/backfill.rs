@@ -15,7 +15,7 @@ use crate::failpoint;
 use crate::postgres::Session;
 use crate::postgres::catalog::Table;
 use crate::sink::postgres::copy::Fill;
-use crate::sink::{Load, SinkError, Writer, postgres};
+use crate::sink::{Goal, Load, SinkError, Writer, postgres};
 use crate::source::snapshot::{self, BackfillSnapshot};
 use crate::transform::query::{CopyQuery, Types};
 
@@ -75,8 +75,8 @@ pub async fn run(
                 }
                 failpoint::reach("backfill_copied");
                 let span = trace::commit(&Span::current(), definition, start_lsn);
-                trace::observed(span, async { Ok(writer.commit(start_lsn, None, seam, None).await?) })
-                    .await?;
+                let goal = Goal { loaded_lsn: start_lsn, commit_time: None, seam, done: None };
+                trace::observed(span, async { Ok(writer.commit(goal).await?) }).await?;
                 failpoint::reach("backfill_committed");
                 return Ok(());
             }

@@ -18,7 +18,7 @@ use super::state::State;
 use super::trace;
 use crate::checkpoint::{Floor, is_loaded};
 use crate::failpoint;
-use crate::sink::{Request, SinkError, Writer};
+use crate::sink::{Goal, Request, SinkError, Writer};
 
 /// How often the output hears from a transaction that waits for the source's SQL.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -100,9 +100,7 @@ impl Delivery<'_> {
 
     async fn commit(&self, writer: &mut Writer, end: End, tally: &Tally, open: &mut Open) -> Checked<()> {
         let (name, begun) = (&self.definition.pipeline.name, Instant::now());
-        let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
-        let done = self.skip.as_ref().filter(|(_, skip)| is_loaded(skip.commit_lsn, end.end_lsn));
-        writer.commit(end.end_lsn, end.commit_time, seam, done.map(|(request, _)| request)).await?;
+        writer.commit(self.goal(writer, end)).await?;
         failpoint::reach("commit_answered");
         self.floor.raise(end.end_lsn);
         failpoint::reach("floor_raised");
@@ -111,6 +109,14 @@ impl Delivery<'_> {
         open.letters.committed(name, &self.state.counts);
         tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
         Ok(())
+    }
+
+    /// What it means for the checkpoint that everything up to there is loaded.
+    fn goal(&self, writer: &Writer, end: End) -> Goal<'_> {
+        let seam = writer.seam().filter(|seam| end.end_lsn < seam.bound).cloned();
+        let done = self.skip.as_ref().filter(|(_, skip)| is_loaded(skip.commit_lsn, end.end_lsn));
+        let done = done.map(|(request, _)| request);
+        Goal { loaded_lsn: end.end_lsn, commit_time: end.commit_time, seam, done }
     }
 
     /// Does what may be on trial. What fails on trial is undone at once, and what follows of the trial left out.
@@ -143,8 +149,9 @@ impl Delivery<'_> {
                 return Ok(());
             }
             _ if matches!(trial, Some(Err(_))) => return Ok(()),
-            Work::Writes(writes) => {
-                let done = writer.write(&writes).await;
+            Work::Writes(writes, end) => {
+                let goal = end.map(|end| self.goal(writer, end));
+                let done = writer.write(&writes, goal.as_ref()).await;
                 failpoint::reach("rows_written");
                 done
             }

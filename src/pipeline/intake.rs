@@ -101,8 +101,9 @@ impl<'a> Intake<'a> {
             } else {
                 self.stage.process(parts).await?;
             }
-            if let Some(end) = pieces.last().and_then(|piece| piece.end) {
-                self.complete(end).await?;
+            match pieces.last().and_then(|piece| piece.end) {
+                Some(end) => self.complete(end).await?,
+                None => self.stage.flush().await?,
             }
             if is_careful {
                 // What fails at COMMIT must be known to be this transaction.

@@ -9,7 +9,7 @@ use crate::postgres::array::ArrayText;
 use crate::postgres::text_rows::TextRows;
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::Writer;
-use crate::sink::{By, Key, Layout, Put, Request, SinkError, Write};
+use crate::sink::{By, Goal, Key, Layout, Put, Request, SinkError, Write};
 
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
@@ -49,10 +49,10 @@ pub async fn run(
         key.values().zip(&mut arrays).for_each(|(value, array)| array.push(Some(value)));
     }
     writer
-        .write(&[Write::Delete {
-            by: By::Key,
-            keys: keys.into_iter().map(|key| (key, Vec::new())).collect(),
-        }])
+        .write(
+            &[Write::Delete { by: By::Key, keys: keys.into_iter().map(|key| (key, Vec::new())).collect() }],
+            None,
+        )
         .await?;
     let layout = layout(writer, &expected.columns);
     let failed = || PipelineError::source("reading what the output should have");
@@ -72,7 +72,7 @@ pub async fn run(
     let ended = from.client.batch_execute("COMMIT").await;
     ended.map_err(PipelineError::source("ending a snapshot"))?;
     let seam = writer.seam().cloned();
-    writer.commit(loaded, None, seam, Some(request)).await?;
+    writer.commit(Goal { loaded_lsn: loaded, commit_time: None, seam, done: Some(request) }).await?;
     Ok(count)
 }
 
@@ -93,7 +93,7 @@ async fn put(
     let count = rows.len();
     if count > 0 {
         let put = Write::Put { put: Put::Upsert, layout: layout.clone(), omitted: Vec::new(), rows };
-        writer.write(&[put]).await?;
+        writer.write(&[put], None).await?;
     }
     Ok(count)
 }

@@ -15,7 +15,7 @@ use crate::postgres::Session;
 use crate::sink::{Key, Row};
 use crate::transform::compile::{Removal, Rows};
 use crate::transform::query::{Query, Types};
-use crate::transform::{resolve, run, visibility};
+use crate::transform::{resolve, run};
 
 use super::compiled::Compiled;
 use super::counts::Tally;
@@ -23,7 +23,7 @@ use super::definition::{Checked, Definition};
 use super::effect::{Effects, Outcome, direct_key, direct_row, removal_key};
 use super::error::PipelineError;
 use super::lineage::Lineage;
-use super::queue::Entry;
+use super::queue::{End, Entry};
 use super::reading::wait_for_replica;
 use super::trace::{self, At};
 
@@ -32,6 +32,7 @@ mod emit;
 mod gather;
 mod group;
 pub mod slow;
+mod snapshot;
 mod table;
 mod work;
 
@@ -55,6 +56,8 @@ pub struct Stage {
     gather: Gather,
     lineage: Lineage,
     widened: Vec<Widened>,
+    /// The last batch was visible on the source as soon as it was looked for.
+    is_prompt: bool,
     /// Rows have gone to load.sql since it last ran.
     has_load_rows: bool,
     /// Of the batch that is under way.
@@ -110,6 +113,7 @@ impl Stage {
             gather,
             lineage: Lineage::default(),
             widened: Vec::new(),
+            is_prompt: true,
             has_load_rows: false,
             tally: Tally::default(),
             slow_query,
@@ -123,7 +127,8 @@ impl Stage {
         &self.definition
     }
 
-    /// Handles a batch: whole transactions, or a part of one.
+    /// Handles a batch: whole transactions, or a part of one. What it came to may not be handed on yet: see
+    /// [`flush`](Self::flush) and [`complete`](Self::complete).
     pub async fn process(&mut self, parts: Vec<Part>) -> Checked<()> {
         self.batch = Span::current();
         if let Some(last) = parts.iter().map(|part| part.commit_lsn).max() {
@@ -143,12 +148,14 @@ impl Stage {
                 }
             }
         }
-        self.changes(segment).await?;
-        self.flush().await
+        self.changes(segment).await
     }
 
     /// Hands on what is left, and says how far the output is then complete.
-    pub async fn complete(&mut self, end: super::queue::End) -> Checked<()> {
+    pub async fn complete(&mut self, end: End) -> Checked<()> {
+        if let Some(writes) = self.gather.take() {
+            self.hand_on(Work::Writes(writes, Some(end))).await?;
+        }
         let tally = std::mem::take(&mut self.tally);
         self.hand_on(Work::Complete(end, tally)).await
     }
@@ -158,9 +165,10 @@ impl Stage {
         self.work.send((work, self.batch.clone())).await.map_err(|_| PipelineError::StreamBroke)
     }
 
-    async fn flush(&mut self) -> Checked<()> {
+    /// Hands on what has gathered.
+    pub async fn flush(&mut self) -> Checked<()> {
         match self.gather.take() {
-            Some(writes) => self.hand_on(Work::Writes(writes)).await,
+            Some(writes) => self.hand_on(Work::Writes(writes, None)).await,
             None => Ok(()),
         }
     }
@@ -235,49 +243,24 @@ impl Stage {
         Ok(())
     }
 
-    async fn segment(&mut self, changes: &mut [(Stamp, Arc<Change>)]) -> Checked<Answer<Vec<Outcome>>> {
-        let groups = self.groups(changes).await?;
-        let needs_source = groups.iter().any(|group| group.needs_source(self.effects, changes));
-        if needs_source {
-            self.begin_snapshot(changes).await?;
-        }
+    async fn answers(
+        &self,
+        groups: &[Group],
+        changes: &mut [(Stamp, Arc<Change>)],
+    ) -> Checked<Answer<Vec<Outcome>>> {
         let mut outcomes = vec![Outcome::default(); changes.len()];
         let mut budget = RESULT_BYTES_MAX;
-        for group in &groups {
+        for group in groups {
             if self.group(group, changes, &mut outcomes, &mut budget).await?.is_err() {
-                self.end_snapshot().await?;
                 return Ok(Err(Overflow));
             }
         }
-        if needs_source {
-            self.end_snapshot().await?;
-        }
         Ok(Ok(outcomes))
-    }
-
-    async fn begin_snapshot(&self, changes: &[(Stamp, Arc<Change>)]) -> Checked<()> {
-        let xids: BTreeSet<u32> = changes.iter().map(|(stamp, _)| stamp.xid).collect();
-        let xids: Vec<u32> = xids.into_iter().collect();
-        let client = &self.session.client;
-        trace::observed(self.span("BEGIN", None), async {
-            let begun = match self.definition.source.replica {
-                // What the batch brought is there already.
-                Some(_) => visibility::begin_on_standby(client).await,
-                None => visibility::begin_after(client, &xids).await,
-            };
-            begun.map_err(PipelineError::source("opening a snapshot"))
-        })
-        .await
     }
 
     fn span(&self, operation: &str, table: Option<&Relation>) -> Span {
         let table = table.filter(|_| !self.batch.is_disabled()).map(Relation::display_name);
         trace::statement(&self.batch, &self.definition, At::Source, operation, table.as_deref())
-    }
-
-    async fn end_snapshot(&self) -> Checked<()> {
-        let ended = self.session.client.batch_execute("COMMIT").await;
-        ended.map_err(PipelineError::source("ending a snapshot"))
     }
 
     /// Changes of one table and operation, wherever they stand.

@@ -120,7 +120,7 @@ pub fn work(batch: &Span, definition: &Definition, work: &Work) -> Span {
     let table = definition.output_name();
     let of = |operation| statement(batch, definition, At::Output, operation, table.as_deref());
     match work {
-        Work::Writes(writes) => {
+        Work::Writes(writes, _) => {
             let (operation, statements, rows) = match writes {
                 Writes::Statements(writes) => {
                     (operation(writes), writes.len(), writes.iter().map(rows).sum::<usize>())

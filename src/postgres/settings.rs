@@ -63,7 +63,10 @@ pub(super) fn options(purpose: Purpose) -> String {
         Purpose::Output => ("60s", "30s"),
         Purpose::Source | Purpose::Control => ("0", "0"),
     };
-    render(&[("idle_in_transaction_session_timeout", idle), ("lock_timeout", lock)])
+    let ends = [("idle_in_transaction_session_timeout", idle), ("lock_timeout", lock)];
+    // What reads the source writes nothing there, even should the BEGIN READ ONLY fail that it was sent along with.
+    let reads = [("default_transaction_read_only", "on")];
+    render(&[if purpose == Purpose::Source { &reads[..] } else { &[] }, &ends].concat())
 }
 
 /// The startup packet's `options` for a replication connection. Output functions such as `regclass`'s write

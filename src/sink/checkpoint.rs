@@ -61,6 +61,19 @@ impl Checkpoint {
     }
 }
 
+/// What a commit makes of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Goal<'a> {
+    /// Up to where rows are loaded then.
+    pub loaded_lsn: Lsn,
+    /// When the last transaction was committed at the source, in microseconds since 2000-01-01; None for a mere position.
+    pub commit_time: Option<i64>,
+    /// What the backfill has read, as long as that matters.
+    pub seam: Option<Seam>,
+    /// The request that this fulfils.
+    pub done: Option<&'a Request>,
+}
+
 /// Names the row of one pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointKey {

@@ -15,7 +15,7 @@ mod request;
 mod row;
 mod write;
 
-pub use checkpoint::{Checkpoint, CheckpointKey, Origin};
+pub use checkpoint::{Checkpoint, CheckpointKey, Goal, Origin};
 pub use dead_letter::DeadLetter;
 pub use error::SinkError;
 pub use failure::Failure;

@@ -7,14 +7,13 @@ use crate::clickhouse;
 use crate::config::Connection;
 use crate::postgres::{Purpose, Session, connect};
 
-use super::checkpoint::{Checkpoint, CheckpointKey};
+use super::checkpoint::{Checkpoint, CheckpointKey, Goal};
 use super::clickhouse as into_clickhouse;
 use super::dead_letter::DeadLetter;
 use super::error::SinkError;
 use super::ledger::Ledger;
 use super::load::Load;
 use super::postgres;
-use super::request::Request;
 use super::write::Writes;
 
 /// A connection to an output.
@@ -182,18 +181,14 @@ impl Writer {
         }
     }
 
-    /// Moves the checkpoint, and makes all that was written durable with it. `done` is the request that this fulfils;
-    /// `commit_time` that of the last transaction, in microseconds since 2000-01-01.
-    pub async fn commit(
-        &mut self,
-        loaded_lsn: Lsn,
-        commit_time: Option<i64>,
-        seam: Option<Seam>,
-        done: Option<&Request>,
-    ) -> Result<(), SinkError> {
+    /// Moves the checkpoint, and makes all that was written durable with it.
+    pub async fn commit(&mut self, goal: Goal<'_>) -> Result<(), SinkError> {
         match self {
-            Writer::Postgres(writer) => writer.commit(loaded_lsn, commit_time, seam, done).await,
-            Writer::ClickHouse(writer) => writer.commit(loaded_lsn, commit_time, seam, done).await,
+            Writer::Postgres(writer) => writer.commit(goal).await,
+            Writer::ClickHouse(writer) => {
+                let Goal { loaded_lsn, commit_time, seam, done } = goal;
+                writer.commit(loaded_lsn, commit_time, seam, done).await
+            }
         }
     }
 
@@ -252,10 +247,10 @@ impl Writer {
         }
     }
 
-    /// Does these, in order.
-    pub async fn write(&mut self, writes: &Writes) -> Result<(), SinkError> {
+    /// Does these, in order. With `end`, the next is to [`commit`](Self::commit) that.
+    pub async fn write(&mut self, writes: &Writes, end: Option<&Goal<'_>>) -> Result<(), SinkError> {
         match (self, writes) {
-            (Writer::Postgres(writer), Writes::Statements(writes)) => writer.write(writes).await,
+            (Writer::Postgres(writer), Writes::Statements(writes)) => writer.write(writes, end).await,
             (Writer::ClickHouse(writer), Writes::Versions(versions)) => writer.write(versions).await,
             _ => unreachable!("a pipeline gathers what its own output takes"),
         }

@@ -19,15 +19,16 @@ const BEGIN: &str =
 
 /// Opens a read-only transaction whose snapshot shows all of these transactions (top-level xids as the stream gives
 /// them). Waits as long as it takes: until then the answer of any SQL could be wrong for ever. Primaries only: a
-/// standby's `pg_current_snapshot()` doesn't list what is running.
-pub async fn begin_after(client: &Client, xids: &[u32]) -> Result<(), tokio_postgres::Error> {
+/// standby's `pg_current_snapshot()` doesn't list what is running. Whether they were visible at once.
+pub async fn begin_after(client: &Client, xids: &[u32]) -> Result<bool, tokio_postgres::Error> {
     let mut pause = Duration::from_millis(1);
     let mut told = Instant::now();
+    let mut is_first = true;
     loop {
-        let snapshot = begin(client).await?;
-        if snapshot.is_some_and(|s| xids.iter().all(|&xid| s.is_visible(xid))) {
-            return Ok(());
+        if try_begin(client, xids).await? {
+            return Ok(is_first);
         }
+        is_first = false;
         client.batch_execute("ROLLBACK").await?;
         if told.elapsed() > SILENCE {
             tracing::warn!(
@@ -69,10 +70,12 @@ pub async fn begin_on_standby(client: &Client) -> Result<(), tokio_postgres::Err
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
 }
 
-async fn begin(client: &Client) -> Result<Option<Snapshot>, tokio_postgres::Error> {
+/// Opens such a transaction with the snapshot as it is now. Whether it shows all of these.
+pub async fn try_begin(client: &Client, xids: &[u32]) -> Result<bool, tokio_postgres::Error> {
     let messages = client.simple_query(BEGIN).await?;
-    Ok(messages.iter().find_map(|message| match message {
+    let snapshot: Option<Snapshot> = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.try_get(0).ok()??.parse().ok(),
         _ => None,
-    }))
+    });
+    Ok(snapshot.is_some_and(|s| xids.iter().all(|&xid| s.is_visible(xid))))
 }

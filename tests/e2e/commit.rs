@@ -1,4 +1,5 @@
-//! The answer to COMMIT: lost on the way, or late. Nobody guesses what became of the transaction; the checkpoint says.
+//! The answer to COMMIT: lost on the way, or late. Nobody guesses what became of the transaction; the checkpoint says. And a BEGIN
+//! that fails, with what was sent along with it.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,7 +8,7 @@ use std::thread;
 
 use super::harness::{Scenario, Trucker, config};
 
-/// What to do with the next COMMIT that comes by.
+/// What to do with the next COMMIT, or the next BEGIN, that comes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Passes,
@@ -19,6 +20,8 @@ enum Fate {
     IsHeldBack,
     /// It was held back, and may go.
     MayGo,
+    /// The BEGIN is canceled; what was sent along with it isn't.
+    HasNoBegin,
 }
 
 /// Stands between trucker and an output.
@@ -61,6 +64,14 @@ impl Proxy {
             let _ = to_client.shutdown(Shutdown::Both);
         });
         forward(client, server, |bytes| {
+            if self.fate() == Fate::HasNoBegin {
+                if let Some(rest) = bytes.strip_prefix(&simple_query("BEGIN")[..]) {
+                    let canceled = simple_query("DO $$ BEGIN RAISE query_canceled; END $$");
+                    *bytes = [&canceled, rest].concat();
+                    self.set(Fate::Passes);
+                }
+                return true;
+            }
             if self.fate() == Fate::Passes || !bytes.windows(7).any(|part| part == b"COMMIT\0") {
                 return true;
             }
@@ -86,11 +97,18 @@ impl Proxy {
     }
 }
 
-/// Passes on what comes while `passes` says so.
-fn forward(mut from: &TcpStream, mut to: &TcpStream, passes: impl Fn(&[u8]) -> bool) {
+/// A message of the simple query protocol.
+fn simple_query(sql: &str) -> Vec<u8> {
+    let length = u32::try_from(sql.len() + 5).unwrap().to_be_bytes();
+    [b"Q", &length[..], sql.as_bytes(), b"\0"].concat()
+}
+
+/// Passes on what comes, or what `passes` makes of it, while that says so.
+fn forward(mut from: &TcpStream, mut to: &TcpStream, passes: impl Fn(&mut Vec<u8>) -> bool) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if !passes(&buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
+        let mut bytes = buffer[..count].to_vec();
+        if !passes(&mut bytes) || to.write_all(&bytes).is_err() {
             break;
         }
     }
@@ -118,6 +136,19 @@ fn arrives_once(s: &Scenario, trucker: &mut Trucker) {
     s.source.execute("INSERT INTO t VALUES (100)");
     s.until_same(trucker, "SELECT id FROM t", "SELECT id FROM log");
     trucker.until_said("trying again");
+}
+
+#[test]
+fn rows_whose_begin_failed_are_there_once_with_their_checkpoint() {
+    let (s, mut trucker, proxy) = world();
+    for id in 1..=5 {
+        proxy.set(Fate::HasNoBegin);
+        s.source.execute(&format!("INSERT INTO t VALUES ({id})"));
+        trucker.until("the BEGIN", || proxy.fate() == Fate::Passes);
+        s.until_same(&mut trucker, "SELECT id FROM t", "SELECT id FROM log");
+    }
+    arrives_once(&s, &mut trucker);
+    assert!(trucker.stderr().contains("opening a transaction"), "{}", trucker.stderr());
 }
 
 #[test]

@@ -16,7 +16,10 @@ impl Stage {
     pub async fn attempt(&mut self, parts: &[Part]) -> Checked<Checked<()>> {
         let (lineage, tally) = (self.lineage.clone(), self.tally.clone());
         self.hand_on(Work::Mark).await?;
-        let read = self.process(parts.to_vec()).await;
+        let read = match self.process(parts.to_vec()).await {
+            Ok(()) => self.flush().await,
+            failed => failed,
+        };
         let (sender, verdict) = oneshot::channel();
         self.hand_on(Work::Settle { is_wanted: read.is_ok(), verdict: sender }).await?;
         let written = verdict.await.map_err(|_| PipelineError::StreamBroke)?;

@@ -110,7 +110,7 @@ impl Stage {
         if gone.is_empty() {
             self.stream_rows(group, changes).await?;
         }
-        self.end_snapshot().await
+        self.end_snapshot()
     }
 
     /// Runs the SQL of one change, and hands its rows on as they come.

@@ -10,8 +10,8 @@ use crate::sink::{DeadLetter, Load, SinkError, Writes};
 /// For the second half.
 #[derive(Debug)]
 pub enum Work {
-    /// Default writes.
-    Writes(Writes),
+    /// Default writes; with an end, `Complete` of it is next.
+    Writes(Writes, Option<End>),
     /// Rows for load.sql.
     LoadRows(Load, Vec<Tuple>),
     /// load.sql over the rows since the last run.

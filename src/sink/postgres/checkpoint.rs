@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::dead_letter;
 use crate::change::Lsn;
 use crate::checkpoint::Seam;
-use crate::sink::{Checkpoint, CheckpointKey, Claim, Failure, Origin, Request, SinkError};
+use crate::sink::{Checkpoint, CheckpointKey, Claim, Failure, Goal, Origin, Request, SinkError};
 
 const TABLE: &str = "\
 DO $$ BEGIN IF pg_catalog.to_regnamespace('trucker') IS NULL THEN CREATE SCHEMA trucker; END IF; END $$;
@@ -221,17 +222,67 @@ pub struct Step<'a> {
     pub done: Option<&'a Request>,
 }
 
-const ADVANCE: &str = "\
-UPDATE trucker.checkpoint SET phase = 'follow', loaded_lsn = $5::text::pg_lsn, seam_snapshot = $6,
-  seam_bound = $7::text::pg_lsn, failure = NULL, request = nullif(request, $8::text::jsonb),
-  backfilled_sql_hash = CASE WHEN loaded_lsn IS NULL THEN sql_hash ELSE backfilled_sql_hash END,
-  committed_at = timestamptz '2000-01-01 00:00:00+00' + $9::int8 * interval '1 microsecond',
-  updated_at = pg_catalog.clock_timestamp()
-WHERE project = $1 AND pipeline = $2 AND epoch = $3 AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn";
+impl Goal<'_> {
+    /// The move that it is from there, for whom this process claimed the checkpoint as.
+    pub(super) fn step(&self, epoch: i64, from: Option<Lsn>) -> Step<'_> {
+        let Goal { loaded_lsn, commit_time, seam, done } = self;
+        Step { epoch, from, to: *loaded_lsn, commit_time: *commit_time, seam: seam.as_ref(), done: *done }
+    }
+}
+
+/// The statement that moves a checkpoint; `first` is the place of the first of [`StepValues`] among its parameters.
+pub fn advance_sql(first: usize) -> String {
+    let [project, pipeline, epoch, from, to, snapshot, bound, done, time] =
+        std::array::from_fn(|at| format!("${}", first + at));
+    format!(
+        "UPDATE trucker.checkpoint SET phase = 'follow', loaded_lsn = {to}::text::pg_lsn, seam_snapshot = {snapshot}, \
+         seam_bound = {bound}::text::pg_lsn, failure = NULL, request = nullif(request, {done}::text::jsonb), \
+         backfilled_sql_hash = CASE WHEN loaded_lsn IS NULL THEN sql_hash ELSE backfilled_sql_hash END, \
+         committed_at = timestamptz '2000-01-01 00:00:00+00' + {time}::int8 * interval '1 microsecond', \
+         updated_at = pg_catalog.clock_timestamp() \
+         WHERE project = {project} AND pipeline = {pipeline} AND epoch = {epoch} \
+         AND loaded_lsn IS NOT DISTINCT FROM {from}::text::pg_lsn"
+    )
+}
+
+/// What the statement takes.
+#[derive(Debug)]
+pub struct StepValues<'a> {
+    key: &'a CheckpointKey,
+    epoch: i64,
+    from: Option<String>,
+    to: String,
+    snapshot: Option<String>,
+    bound: Option<String>,
+    done: Option<&'a str>,
+    commit_time: Option<i64>,
+}
+
+impl<'a> StepValues<'a> {
+    /// Of a step of that pipeline's.
+    pub fn new(key: &'a CheckpointKey, step: &Step<'a>) -> Self {
+        StepValues {
+            key,
+            epoch: step.epoch,
+            from: step.from.map(|lsn| lsn.to_string()),
+            to: step.to.to_string(),
+            snapshot: step.seam.map(|seam| seam.snapshot.to_string()),
+            bound: step.seam.map(|seam| seam.bound.to_string()),
+            done: step.done.map(|request| request.text.as_str()),
+            commit_time: step.commit_time,
+        }
+    }
+
+    /// In the statement's order.
+    pub fn params(&self) -> [&(dyn ToSql + Sync); 9] {
+        let StepValues { key, epoch, from, to, snapshot, bound, done, commit_time } = self;
+        [&key.project, &key.pipeline, epoch, from, to, snapshot, bound, done, commit_time]
+    }
+}
 
 /// Prepares the statement that moves checkpoints.
 pub async fn prepare_advance(client: &Client) -> Result<Statement, SinkError> {
-    client.prepare(ADVANCE).await.map_err(SinkError::at("moving the checkpoint"))
+    client.prepare(&advance_sql(1)).await.map_err(SinkError::at("moving the checkpoint"))
 }
 
 /// Moves the checkpoint, in the transaction that is open on `client`, if epoch and position are still as this
@@ -242,33 +293,16 @@ pub async fn advance(
     key: &CheckpointKey,
     step: &Step<'_>,
 ) -> Result<(), SinkError> {
-    let Step { epoch, from, to, commit_time, seam, done } = step;
-    let from_text = from.map(|lsn| lsn.to_string());
-    let snapshot = seam.map(|s| s.snapshot.to_string());
-    let bound = seam.map(|s| s.bound.to_string());
-    let done = done.map(|request| request.text.as_str());
-    let moved = client
-        .execute(
-            statement,
-            &[
-                &key.project,
-                &key.pipeline,
-                epoch,
-                &from_text,
-                &to.to_string(),
-                &snapshot,
-                &bound,
-                &done,
-                commit_time,
-            ],
-        )
-        .await
-        .map_err(SinkError::at("moving the checkpoint"))?;
+    let moved = client.execute(statement, &StepValues::new(key, step).params()).await;
+    expect_moved(moved.map_err(SinkError::at("moving the checkpoint"))?, key, step)
+}
+
+/// Whether so many checkpoints that were moved are this pipeline's one.
+pub fn expect_moved(moved: u64, key: &CheckpointKey, step: &Step<'_>) -> Result<(), SinkError> {
     if moved == 1 {
-        Ok(())
-    } else {
-        Err(SinkError::Fenced { pipeline: key.pipeline.clone(), expected: from.unwrap_or_default() })
+        return Ok(());
     }
+    Err(SinkError::Fenced { pipeline: key.pipeline.clone(), expected: step.from.unwrap_or_default() })
 }
 
 /// Forgets where the pipeline was, so that its next start is a backfill.

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod copy;
 pub mod dead_letter;
 pub mod failure;
+mod flight;
 mod lines;
 pub mod request;
 mod statement;

@@ -1,5 +1,6 @@
 //! The statements that write rows: arrays in, one statement for any number of rows. Pure text.
 
+use super::checkpoint::advance_sql;
 use crate::postgres::catalog::{Generation, Table, TableColumn};
 use crate::postgres::ident::{quote_ident, quote_idents};
 use crate::sink::{By, Put};
@@ -26,6 +27,9 @@ pub enum Shape {
         /// Output columns, in the order of a line's values.
         columns: Vec<String>,
     },
+    /// The other, a `Delete` or `Put`, in one statement with the move of the checkpoint, whose values follow as parameters: if
+    /// that isn't moved, nothing is written. Answers with one row if it is.
+    Whole(Box<Shape>),
     /// Makes room for a row whose key moves: deletes by the new key, but for the row under the old one.
     MakeRoom,
     /// A row whose key moves: these columns, then the key as it was.
@@ -51,13 +55,37 @@ impl Target {
     pub fn sql(&self, shape: &Shape) -> Option<String> {
         match shape {
             Shape::Delete { by, keeps } => Some(self.delete(*by, *keeps)),
-            Shape::Put { put: Put::Insert, columns } => Some(self.insert(columns)),
-            Shape::Put { put: Put::Upsert | Put::UpsertNew, columns } => Some(self.upsert(columns)),
+            Shape::Put { put: Put::Insert, columns } => Some(self.insert(columns, "")),
+            Shape::Put { put: Put::Upsert | Put::UpsertNew, columns } => Some(self.upsert(columns, "")),
             Shape::Put { put: Put::Update, columns } => self.update(columns, false),
             Shape::Copy { columns } => Some(self.copy(columns)),
+            Shape::Whole(part) => self.whole(part),
             Shape::MakeRoom => Some(self.make_room()),
             Shape::Rekey { columns } => self.update(columns, true),
         }
+    }
+
+    fn whole(&self, part: &Shape) -> Option<String> {
+        let condition = "EXISTS (SELECT FROM moved)";
+        let (written, params) = match part {
+            Shape::Delete { by, keeps } => {
+                let kept = if *keeps { 1 + self.key.len() } else { 0 };
+                let sql = format!("{} AND {condition}", self.delete(*by, *keeps));
+                (sql, self.columns_of(*by).len() + kept)
+            }
+            Shape::Put { put, columns } => {
+                let filter = format!(" WHERE {condition}");
+                let sql = match put {
+                    Put::Insert => self.insert(columns, &filter),
+                    Put::Upsert | Put::UpsertNew => self.upsert(columns, &filter),
+                    Put::Update => format!("{} AND {condition}", self.update(columns, false)?),
+                };
+                (sql, columns.len())
+            }
+            _ => return None,
+        };
+        let moved = advance_sql(params + 1);
+        Some(format!("WITH moved AS ({moved} RETURNING 1), written AS ({written}) SELECT FROM moved"))
     }
 
     /// The columns that the statement tells rows by.
@@ -94,17 +122,17 @@ impl Target {
         (format!("unnest({}) WITH ORDINALITY AS {alias}({names}n)", arrays.join(", ")), values)
     }
 
-    fn insert(&self, columns: &[String]) -> String {
+    fn insert(&self, columns: &[String], filter: &str) -> String {
         let (rows, values) = self.rows(columns, 1, "r");
         format!(
-            "INSERT INTO {} AS o ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {rows} ORDER BY r.n",
+            "INSERT INTO {} AS o ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {rows}{filter} ORDER BY r.n",
             self.table.sql(),
             quote_idents(columns.iter().map(String::as_str)),
             values.join(", ")
         )
     }
 
-    fn upsert(&self, columns: &[String]) -> String {
+    fn upsert(&self, columns: &[String], filter: &str) -> String {
         let updated =
             self.updatable(columns).map(|(_, name)| format!("{0} = excluded.{0}", quote_ident(name)));
         let updated: Vec<String> = updated.collect();
@@ -114,7 +142,7 @@ impl Target {
             format!("DO UPDATE SET {}", updated.join(", "))
         };
         let key = quote_idents(self.key.iter().map(String::as_str));
-        format!("{} ON CONFLICT ({key}) {action}", self.insert(columns))
+        format!("{} ON CONFLICT ({key}) {action}", self.insert(columns, filter))
     }
 
     fn copy(&self, columns: &[String]) -> String {
@@ -294,5 +322,43 @@ mod tests {
         for (shape, sql) in rows {
             assert_eq!(target(&["seq"]).sql(&shape).as_deref(), sql, "{shape:?}");
         }
+    }
+
+    #[test]
+    fn what_is_written_with_the_checkpoint_is_written_only_if_that_moves() {
+        let columns = || vec!["id".to_owned(), "tags".to_owned()];
+        let rows = "unnest($1::pg_catalog._int4, $2::pg_catalog._text) WITH ORDINALITY AS r(c0, c1, n)";
+        let written = [
+            (
+                Shape::Put { put: Put::Upsert, columns: columns() },
+                2,
+                format!(
+                    "INSERT INTO public.t AS o (id, tags) OVERRIDING SYSTEM VALUE SELECT r.c0, r.c1::pg_catalog._text FROM {rows} \
+                     WHERE EXISTS (SELECT FROM moved) ORDER BY r.n ON CONFLICT (id) DO UPDATE SET tags = excluded.tags"
+                ),
+            ),
+            (
+                Shape::Put { put: Put::Update, columns: columns() },
+                2,
+                format!(
+                    "UPDATE public.t AS o SET tags = r.c1::pg_catalog._text FROM {rows} WHERE o.id = r.c0 AND EXISTS (SELECT FROM moved)"
+                ),
+            ),
+            (
+                Shape::Delete { by: By::Key, keeps: false },
+                1,
+                "DELETE FROM public.t AS o USING unnest($1::pg_catalog._int4) WITH ORDINALITY AS r(c0, n) \
+                 WHERE o.id = r.c0 AND EXISTS (SELECT FROM moved)"
+                    .to_owned(),
+            ),
+        ];
+        for (shape, params, written) in written {
+            let moved = advance_sql(params + 1);
+            let sql =
+                format!("WITH moved AS ({moved} RETURNING 1), written AS ({written}) SELECT FROM moved");
+            assert_eq!(target(&["id"]).sql(&Shape::Whole(Box::new(shape))), Some(sql));
+        }
+        let nothing = Shape::Put { put: Put::Update, columns: vec!["id".to_owned()] };
+        assert_eq!(target(&["id"]).sql(&Shape::Whole(Box::new(nothing))), None);
     }
 }

@@ -4,24 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
-use super::checkpoint::Step;
 use super::statement::{Shape, Target};
 use super::{checkpoint, dead_letter, lines};
 use crate::change::{Lsn, Tuple};
 use crate::checkpoint::Seam;
 use crate::failpoint;
 use crate::postgres::Session;
-use crate::postgres::array::ArrayText;
 use crate::postgres::ident::{quote_ident, quote_idents};
-use crate::sink::{
-    By, Checkpoint, CheckpointKey, DeadLetter, Key, Layout, LoadColumn, Put, Request, Row, SinkError, Write,
-};
-
-/// From so many rows on, COPY is worth its second round trip.
-const COPY_ROWS_MIN: usize = 50;
+use crate::sink::{Checkpoint, CheckpointKey, DeadLetter, Goal, LoadColumn, SinkError, Write};
 
 /// Writes rows and moves the checkpoint.
 pub struct Writer {
@@ -32,6 +24,8 @@ pub struct Writer {
     loaded_lsn: Option<Lsn>,
     seam: Option<Seam>,
     is_open: bool,
+    /// Where the open transaction has moved the checkpoint to.
+    moved_to: Option<Lsn>,
     /// The temporary table that load.sql's rows are gathering in.
     loading: Option<String>,
     may_copy: bool,
@@ -50,6 +44,7 @@ impl Writer {
             loaded_lsn: claimed.loaded_lsn,
             seam: claimed.seam,
             is_open: false,
+            moved_to: None,
             loading: None,
             may_copy: false,
             advance: None,
@@ -87,36 +82,27 @@ impl Writer {
     pub async fn begin(&mut self) -> Result<(), SinkError> {
         if !self.is_open {
             self.client().batch_execute("BEGIN").await.map_err(SinkError::at("opening a transaction"))?;
-            self.is_open = true;
+            self.opened();
         }
         Ok(())
     }
 
-    /// Moves the checkpoint and commits. Where the answer to COMMIT is lost, nobody knows whether it was done: the
-    /// error is transient, and who goes on reads the checkpoint first. `done` is the request that this fulfils.
-    /// `commit_time` is that of the last transaction, in microseconds since 2000-01-01.
-    pub async fn commit(
-        &mut self,
-        loaded_lsn: Lsn,
-        commit_time: Option<i64>,
-        seam: Option<Seam>,
-        done: Option<&Request>,
-    ) -> Result<(), SinkError> {
-        self.begin().await?;
-        let (from, epoch) = (self.loaded_lsn, self.epoch);
-        let step = Step { epoch, from, to: loaded_lsn, commit_time, seam: seam.as_ref(), done };
-        let statement = match &self.advance {
-            Some(statement) => statement.clone(),
-            None => self.advance.insert(checkpoint::prepare_advance(self.client()).await?).clone(),
-        };
+    /// Moves the checkpoint, unless the last rows did, and commits. Where the answer to COMMIT is lost, nobody knows whether it was
+    /// done: the error is transient, and who goes on reads the checkpoint first.
+    pub async fn commit(&mut self, goal: Goal<'_>) -> Result<(), SinkError> {
+        if self.moved_to != Some(goal.loaded_lsn) {
+            self.begin().await?;
+            let statement = self.prepared_advance().await?;
+            let step = goal.step(self.epoch, self.loaded_lsn);
+            checkpoint::advance(self.client(), &statement, &self.key, &step).await?;
+        }
+        failpoint::reach("checkpoint_moved");
         // COMMIT isn't sent along with it: what is under way of a broken connection must hold the checkpoint's lock, so that whoever
         // goes on waits for it (`fetch_settled`).
-        checkpoint::advance(self.client(), &statement, &self.key, &step).await?;
-        failpoint::reach("checkpoint_moved");
         self.client().batch_execute("COMMIT").await.map_err(SinkError::at("committing"))?;
-        self.is_open = false;
-        self.loaded_lsn = Some(loaded_lsn);
-        self.seam = seam;
+        (self.is_open, self.moved_to) = (false, None);
+        self.loaded_lsn = Some(goal.loaded_lsn);
+        self.seam = goal.seam;
         Ok(())
     }
 
@@ -133,6 +119,7 @@ impl Writer {
 
     /// Undoes the open transaction, if there is one.
     pub async fn roll_back(&mut self) -> Result<(), SinkError> {
+        self.moved_to = None;
         if std::mem::take(&mut self.is_open) {
             self.client().batch_execute("ROLLBACK").await.map_err(SinkError::at("rolling back"))?;
         }
@@ -168,113 +155,56 @@ impl Writer {
         dead_letter::record(self.client(), &self.key, letter).await
     }
 
-    /// Does these, in order, in the open transaction.
-    pub async fn write(&mut self, writes: &[Write]) -> Result<(), SinkError> {
-        self.begin().await?;
-        for write in writes {
-            match write {
-                Write::Truncate => self.truncate().await?,
-                Write::Delete { by, keys } => self.delete(*by, keys).await?,
-                Write::Put { put, layout, omitted, rows } => self.put(*put, layout, omitted, rows).await?,
-                Write::Rekey { old, row } => self.rekey(old, row).await?,
-            }
+    /// Does these, in order, in the open transaction. With `end`, nothing follows in it but the commit, and the checkpoint is moved as
+    /// well: nobody waits for it twice.
+    pub async fn write(&mut self, writes: &[Write], end: Option<&Goal<'_>>) -> Result<(), SinkError> {
+        let (from, epoch) = (self.loaded_lsn, self.epoch);
+        let step = end.map(|goal| goal.step(epoch, from));
+        if let (false, [write], Some(step)) = (self.is_open, writes, &step)
+            && self.fly_whole(write, step).await?
+        {
+            self.moved_to = Some(step.to);
+            return Ok(());
         }
+        self.begin().await?;
+        self.fly(writes, step.as_ref()).await?;
+        self.moved_to = step.map(|step| step.to);
         Ok(())
     }
 
-    fn table(&self) -> &Target {
+    pub(super) fn table(&self) -> &Target {
         self.target
             .as_ref()
             .expect("a pipeline without an output table has load.sql, and that no writes of ours")
     }
 
-    fn what(&self, doing: &str) -> String {
+    pub(super) fn what(&self, doing: &str) -> String {
         let target = self.table();
         format!("{doing} {}.{}", target.table.schema, target.table.table)
     }
 
-    async fn truncate(&mut self) -> Result<(), SinkError> {
-        let sql = format!("TRUNCATE {}", self.table().table.sql());
-        self.client().batch_execute(&sql).await.map_err(SinkError::at(self.what("truncating")))
+    pub(super) fn key(&self) -> &CheckpointKey {
+        &self.key
     }
 
-    async fn delete(&mut self, by: By, keys: &[(Key, Vec<Key>)]) -> Result<(), SinkError> {
-        let keeps = keys.iter().any(|(_, keep)| !keep.is_empty());
-        let target = self.table();
-        let mut arrays = vec![ArrayText::default(); target.columns_of(by).len()];
-        let mut places = ArrayText::default();
-        let mut kept = vec![ArrayText::default(); if keeps { target.key.len() } else { 0 }];
-        for (place, (key, keep)) in keys.iter().enumerate() {
-            key.values().zip(&mut arrays).for_each(|(value, array)| array.push(Some(value)));
-            for key in keep.iter().filter(|_| keeps) {
-                places.push(Some((place + 1).to_string().as_bytes()));
-                key.values().zip(&mut kept).for_each(|(value, array)| array.push(Some(value)));
-            }
-        }
-        if keeps {
-            arrays.push(places);
-            arrays.append(&mut kept);
-        }
-        let what = self.what("deleting from");
-        self.execute(Shape::Delete { by, keeps }, &arrays, what).await.map(drop)
+    pub(super) fn may_copy(&self) -> bool {
+        self.may_copy
     }
 
-    async fn put(
-        &mut self,
-        put: Put,
-        layout: &Layout,
-        omitted: &[usize],
-        rows: &[Tuple],
-    ) -> Result<(), SinkError> {
-        let put = if omitted.is_empty() { put } else { Put::Update };
-        let (columns, cells) = given(layout, omitted);
-        let is_new = matches!(put, Put::UpsertNew | Put::Insert);
-        if self.may_copy && is_new && rows.len() >= COPY_ROWS_MIN {
-            return self.copy_rows(columns, &cells, rows).await;
-        }
-        let put = if put == Put::UpsertNew { Put::Upsert } else { put };
-        let mut arrays = vec![ArrayText::default(); columns.len()];
-        for tuple in rows {
-            cells.iter().zip(&mut arrays).for_each(|(&cell, array)| array.push(tuple.cell(cell).text()));
-        }
-        let what = self.what("writing to");
-        self.execute(Shape::Put { put, columns }, &arrays, what).await.map(drop)
+    /// A transaction is open.
+    pub(super) fn opened(&mut self) {
+        (self.is_open, self.moved_to) = (true, None);
     }
 
-    async fn copy_rows(
-        &mut self,
-        columns: Vec<String>,
-        cells: &[usize],
-        rows: &[Tuple],
-    ) -> Result<(), SinkError> {
-        let what = self.what("copying into");
-        let Some(statement) = self.prepare(Shape::Copy { columns }, &what).await? else { return Ok(()) };
-        let copy = self.client().copy_in(&statement).await.map_err(SinkError::at(what.clone()))?;
-        lines::send(Box::pin(copy), rows, cells).await.map_err(SinkError::at(what))
-    }
-
-    async fn rekey(&mut self, old: &Key, row: &Row) -> Result<(), SinkError> {
-        let single = |values: &mut dyn Iterator<Item = Option<&[u8]>>| -> Vec<ArrayText> {
-            let array = |value| {
-                let mut array = ArrayText::default();
-                array.push(value);
-                array
-            };
-            values.map(array).collect()
-        };
-        if let Some(new) = row.key() {
-            let keys = single(&mut new.values().chain(old.values()).map(Some));
-            self.execute(Shape::MakeRoom, &keys, self.what("moving a row's key in")).await?;
+    pub(super) async fn prepared_advance(&mut self) -> Result<Statement, SinkError> {
+        if let Some(statement) = &self.advance {
+            return Ok(statement.clone());
         }
-        let (columns, cells) = given(&row.layout, &row.omitted());
-        let values = cells.iter().map(|&cell| row.tuple.cell(cell).text());
-        let arrays = single(&mut values.chain(old.values().map(Some)));
-        let what = self.what("moving a row's key in");
-        self.execute(Shape::Rekey { columns }, &arrays, what).await.map(drop)
+        Ok(self.advance.insert(checkpoint::prepare_advance(self.client()).await?).clone())
     }
 
     /// The statement of a shape; None if there is nothing to do.
-    async fn prepare(&mut self, shape: Shape, what: &str) -> Result<Option<Statement>, SinkError> {
+    pub(super) async fn prepare(&mut self, shape: Shape, what: &str) -> Result<Option<Statement>, SinkError> {
         if let Some(known) = self.statements.get(&shape) {
             return Ok(known.clone());
         }
@@ -284,12 +214,6 @@ impl Writer {
         };
         self.statements.insert(shape, prepared.clone());
         Ok(prepared)
-    }
-
-    async fn execute(&mut self, shape: Shape, arrays: &[ArrayText], what: String) -> Result<u64, SinkError> {
-        let Some(statement) = self.prepare(shape, &what).await? else { return Ok(0) };
-        let params: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-        self.client().execute(&statement, &params).await.map_err(SinkError::at(what))
     }
 
     /// Adds rows to the temporary table of that name, which load.sql reads; makes it first where it isn't there.
@@ -346,12 +270,6 @@ impl Writer {
         self.begin().await?;
         self.client().batch_execute(sql).await.map_err(SinkError::at(what))
     }
-}
-
-/// Columns that a row gives, and their cells.
-fn given(layout: &Layout, omitted: &[usize]) -> (Vec<String>, Vec<usize>) {
-    let columns = layout.columns.iter().enumerate().filter(|(at, _)| !omitted.contains(at));
-    columns.map(|(_, (name, cell))| (name.clone(), *cell)).unzip()
 }
 
 /// The rows' types as the output can name them; a type that only the source has travels as text.

@@ -1,0 +1,219 @@
+//! What a batch writes, sent without waiting in between: first every statement is prepared, then all of them go out in one flight,
+//! the checkpoint's move last where the batch ends with them. Each answer is looked at in turn, so what failed first is what is
+//! told; what comes after it in the transaction fails for that alone. Never opens a transaction, nor commits one.
+
+use std::pin::Pin;
+
+use futures_util::future::{BoxFuture, MaybeDone, join, maybe_done};
+use futures_util::poll;
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+
+use super::checkpoint::{Step, StepValues, expect_moved};
+use super::statement::Shape;
+use super::writer::Writer;
+use super::{checkpoint, lines};
+use crate::change::Tuple;
+use crate::postgres::array::ArrayText;
+use crate::sink::{By, Key, Layout, Put, Row, SinkError, Write};
+
+/// From so many rows on, COPY is worth its second round trip.
+const COPY_ROWS_MIN: usize = 50;
+
+/// A statement with all that it needs.
+struct Ready<'a> {
+    what: String,
+    send: Send<'a>,
+}
+
+enum Send<'a> {
+    Text(String),
+    Execute(Statement, Vec<ArrayText>),
+    Copy(Statement, &'a [Tuple], Vec<usize>),
+}
+
+/// A write as a statement and its values, before it is prepared.
+enum Draft<'a> {
+    Text(String, &'static str),
+    Execute(Shape, Vec<ArrayText>, &'static str),
+    Copy(Shape, &'a [Tuple], Vec<usize>),
+}
+
+impl Writer {
+    /// Does these in the open transaction, in order, and then the step, if there is one.
+    pub(super) async fn fly(&mut self, writes: &[Write], step: Option<&Step<'_>>) -> Result<(), SinkError> {
+        let mut ready = Vec::new();
+        for write in writes {
+            for draft in self.drafts(write) {
+                ready.extend(self.ready(draft).await?);
+            }
+        }
+        let advance = match step {
+            Some(step) => Some((self.prepared_advance().await?, step)),
+            None => None,
+        };
+        let this = &*self;
+        let mut flight: Vec<MaybeDone<BoxFuture<'_, Result<(), SinkError>>>> = Vec::new();
+        for statement in &ready {
+            flight.push(maybe_done(Box::pin(this.send(statement))));
+        }
+        if let Some((statement, step)) = &advance {
+            flight.push(maybe_done(Box::pin(checkpoint::advance(
+                this.client(),
+                statement,
+                this.key(),
+                step,
+            ))));
+        }
+        // The order in which they are first polled is the one in which they are sent.
+        for sent in &mut flight {
+            let _ = poll!(sent);
+        }
+        for mut sent in flight {
+            (&mut sent).await;
+            Pin::new(&mut sent).take_output().unwrap_or(Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Opens a transaction in which one write does all that there is to do, with the step, all in one flight. False, and nothing is
+    /// done, where it can't be one statement.
+    ///
+    /// BEGIN isn't waited for, so it may fail (when somebody cancels it) and the statement be its own transaction. That does no
+    /// harm, since it holds rows and checkpoint, and either both of them or none: who finds the error comes back and reads which.
+    pub(super) async fn fly_whole(&mut self, write: &Write, step: &Step<'_>) -> Result<bool, SinkError> {
+        // As with COPY: where there are rules, this can't be said at all.
+        if !self.table().table.takes_copy {
+            return Ok(false);
+        }
+        let mut drafts = self.drafts(write);
+        let (Some(Draft::Execute(shape @ (Shape::Delete { .. } | Shape::Put { .. }), arrays, doing)), true) =
+            (drafts.pop(), drafts.is_empty())
+        else {
+            return Ok(false);
+        };
+        let what = self.what(doing);
+        let Some(statement) = self.prepare(Shape::Whole(Box::new(shape)), &what).await? else {
+            return Ok(false);
+        };
+        let moved = async {
+            let values = StepValues::new(self.key(), step);
+            let arrays = arrays.iter().map(|array| array as &(dyn ToSql + Sync));
+            let params: Vec<_> = arrays.chain(values.params()).collect();
+            self.client().execute(&statement, &params).await
+        };
+        let (begun, moved) = join(self.client().batch_execute("BEGIN"), moved).await;
+        begun.map_err(SinkError::at("opening a transaction"))?;
+        self.opened();
+        expect_moved(moved.map_err(SinkError::at(what))?, self.key(), step)?;
+        Ok(true)
+    }
+
+    async fn send(&self, ready: &Ready<'_>) -> Result<(), SinkError> {
+        let client = self.client();
+        let done = match &ready.send {
+            Send::Text(sql) => client.batch_execute(sql).await,
+            Send::Execute(statement, arrays) => {
+                let params: Vec<&(dyn ToSql + Sync)> =
+                    arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
+                client.execute(statement, &params).await.map(drop)
+            }
+            Send::Copy(statement, rows, cells) => match client.copy_in(statement).await {
+                Ok(copy) => lines::send(Box::pin(copy), rows, cells).await,
+                Err(error) => Err(error),
+            },
+        };
+        done.map_err(SinkError::at(ready.what.as_str()))
+    }
+
+    /// None if there is nothing to do.
+    async fn ready<'a>(&mut self, draft: Draft<'a>) -> Result<Option<Ready<'a>>, SinkError> {
+        Ok(match draft {
+            Draft::Text(sql, doing) => Some(Ready { what: self.what(doing), send: Send::Text(sql) }),
+            Draft::Execute(shape, arrays, doing) => {
+                let what = self.what(doing);
+                let statement = self.prepare(shape, &what).await?;
+                statement.map(|statement| Ready { what, send: Send::Execute(statement, arrays) })
+            }
+            Draft::Copy(shape, rows, cells) => {
+                let what = self.what("copying into");
+                let statement = self.prepare(shape, &what).await?;
+                statement.map(|statement| Ready { what, send: Send::Copy(statement, rows, cells) })
+            }
+        })
+    }
+
+    fn drafts<'a>(&self, write: &'a Write) -> Vec<Draft<'a>> {
+        match write {
+            Write::Truncate => {
+                vec![Draft::Text(format!("TRUNCATE {}", self.table().table.sql()), "truncating")]
+            }
+            Write::Delete { by, keys } => vec![self.delete(*by, keys)],
+            Write::Put { put, layout, omitted, rows } => vec![self.put(*put, layout, omitted, rows)],
+            Write::Rekey { old, row } => rekey(old, row),
+        }
+    }
+
+    fn delete<'a>(&self, by: By, keys: &[(Key, Vec<Key>)]) -> Draft<'a> {
+        let keeps = keys.iter().any(|(_, keep)| !keep.is_empty());
+        let target = self.table();
+        let mut arrays = vec![ArrayText::default(); target.columns_of(by).len()];
+        let mut places = ArrayText::default();
+        let mut kept = vec![ArrayText::default(); if keeps { target.key.len() } else { 0 }];
+        for (place, (key, keep)) in keys.iter().enumerate() {
+            key.values().zip(&mut arrays).for_each(|(value, array)| array.push(Some(value)));
+            for key in keep.iter().filter(|_| keeps) {
+                places.push(Some((place + 1).to_string().as_bytes()));
+                key.values().zip(&mut kept).for_each(|(value, array)| array.push(Some(value)));
+            }
+        }
+        if keeps {
+            arrays.push(places);
+            arrays.append(&mut kept);
+        }
+        Draft::Execute(Shape::Delete { by, keeps }, arrays, "deleting from")
+    }
+
+    fn put<'a>(&self, put: Put, layout: &Layout, omitted: &[usize], rows: &'a [Tuple]) -> Draft<'a> {
+        let put = if omitted.is_empty() { put } else { Put::Update };
+        let (columns, cells) = given(layout, omitted);
+        let is_new = matches!(put, Put::UpsertNew | Put::Insert);
+        if self.may_copy() && is_new && rows.len() >= COPY_ROWS_MIN {
+            return Draft::Copy(Shape::Copy { columns }, rows, cells);
+        }
+        let put = if put == Put::UpsertNew { Put::Upsert } else { put };
+        let mut arrays = vec![ArrayText::default(); columns.len()];
+        for tuple in rows {
+            cells.iter().zip(&mut arrays).for_each(|(&cell, array)| array.push(tuple.cell(cell).text()));
+        }
+        Draft::Execute(Shape::Put { put, columns }, arrays, "writing to")
+    }
+}
+
+fn rekey<'a>(old: &Key, row: &Row) -> Vec<Draft<'a>> {
+    let single = |values: &mut dyn Iterator<Item = Option<&[u8]>>| -> Vec<ArrayText> {
+        let array = |value| {
+            let mut array = ArrayText::default();
+            array.push(value);
+            array
+        };
+        values.map(array).collect()
+    };
+    let what = "moving a row's key in";
+    let mut drafts = Vec::new();
+    if let Some(new) = row.key() {
+        let keys = single(&mut new.values().chain(old.values()).map(Some));
+        drafts.push(Draft::Execute(Shape::MakeRoom, keys, what));
+    }
+    let (columns, cells) = given(&row.layout, &row.omitted());
+    let values = cells.iter().map(|&cell| row.tuple.cell(cell).text());
+    let arrays = single(&mut values.chain(old.values().map(Some)));
+    drafts.push(Draft::Execute(Shape::Rekey { columns }, arrays, what));
+    drafts
+}
+
+/// Columns that a row gives, and their cells.
+fn given(layout: &Layout, omitted: &[usize]) -> (Vec<String>, Vec<usize>) {
+    let columns = layout.columns.iter().enumerate().filter(|(at, _)| !omitted.contains(at));
+    columns.map(|(_, (name, cell))| (name.clone(), *cell)).unzip()
+}
