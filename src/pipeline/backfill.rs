@@ -3,9 +3,11 @@
 //! then; for ClickHouse see [`clickhouse`].
 
 mod clickhouse;
+mod readers;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
+use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tracing::Span;
@@ -23,8 +25,9 @@ use super::compiled::Compiled;
 use super::counts::Counts;
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
-use super::reading;
+use super::reading::{self, Reading};
 use super::trace::{self, At};
+use readers::{HEADER, Piece, Readers, TRAILER};
 
 /// Runs the backfill and commits it with its checkpoint. `source` reads in one transaction; `control` is another
 /// session, on the primary.
@@ -44,12 +47,11 @@ pub async fn run(
     loop {
         let reading = reading::open_snapshot(definition, source, control, publication).await?;
         let source = reading.session(source);
-        let start_lsn = reading.snapshot.start_lsn;
         let done = match writer {
             _ if !copies => Ok(()),
-            Writer::Postgres(writer) => fill(definition, source, writer, is_staged, counts).await,
+            Writer::Postgres(writer) => fill(definition, &reading, source, writer, is_staged, counts).await,
             Writer::ClickHouse(writer) => {
-                clickhouse::fill(definition, source, writer, start_lsn, counts).await
+                clickhouse::fill(definition, &reading, source, writer, counts).await
             }
         };
         match done {
@@ -108,14 +110,16 @@ fn is_unique_violation(error: &PipelineError) -> bool {
 
 async fn fill(
     definition: &Definition,
+    reading: &Reading,
     source: &Session,
     writer: &mut postgres::Writer,
     is_staged: bool,
     counts: &Counts,
 ) -> Checked<()> {
     let copies = begin(definition, source, counts).await?;
+    let readers = Readers::gather(definition, reading, source, &copies).await?;
     if copies.iter().any(|(_, load)| load.is_some()) {
-        return fill_by_load(definition, source, writer, copies, counts).await;
+        return fill_by_load(definition, &readers, writer, copies, counts).await;
     }
     let (mut rows, mut fills) = (0, Vec::new());
     for (number, (copy, _)) in copies.iter().enumerate() {
@@ -124,7 +128,7 @@ async fn fill(
             writer.stage(&fill).await?;
         }
         let mut into = writer.copy(&fill).await?;
-        let piping = pipe(source, copy, &mut into, fill.is_binary, counts);
+        let piping = pipe(&readers, number, copy, &mut into, fill.is_binary, counts);
         rows += trace::observed(copy_span(definition, number), piping).await?;
         fills.push(fill);
     }
@@ -201,7 +205,7 @@ fn filling(definition: &Definition, copy: &CopyQuery, staging: Option<usize>) ->
 /// The whole backfill as one run of inserts for load.sql, table by table.
 async fn fill_by_load(
     definition: &Definition,
-    source: &Session,
+    readers: &Readers<'_>,
     writer: &mut postgres::Writer,
     copies: Vec<(CopyQuery, Option<Load>)>,
     counts: &Counts,
@@ -210,7 +214,7 @@ async fn fill_by_load(
         let Some(load) = load else { continue };
         writer.create_relation(&load.relation, &load.columns).await?;
         let mut into = writer.copy_into(&load.relation, &load.columns).await?;
-        let piping = pipe(source, &copy, &mut into, false, counts);
+        let piping = pipe(readers, number, &copy, &mut into, false, counts);
         let rows = trace::observed(copy_span(definition, number), piping).await?;
         writer
             .load_run(&load.relation, if rows > 0 { &load.sql } else { "SELECT" }, &load_path(definition))
@@ -225,39 +229,35 @@ pub fn load_path(definition: &Definition) -> String {
     definition.pipeline.sql.load.as_ref().map_or_else(String::new, |file| file.path.display().to_string())
 }
 
-/// From the source's COPY to the output's, message by message: neither side's rows are looked into.
+/// From the source's COPY to the output's, for the input table of that number: neither side's rows are looked into.
 async fn pipe(
-    source: &Session,
+    readers: &Readers<'_>,
+    table: usize,
     copy: &CopyQuery,
     into: &mut std::pin::Pin<Box<tokio_postgres::CopyInSink<Bytes>>>,
     is_binary: bool,
     counts: &Counts,
 ) -> Checked<u64> {
-    const BUFFER: usize = 128 * 1024;
-    let format = if is_binary { " (FORMAT binary)" } else { "" };
-    let sql = format!("COPY ({}) TO STDOUT{format}", copy.sql);
-    let reading = |e: tokio_postgres::Error| PipelineError::sql(copy.problem(&e), &e);
     let writing = || SinkError::at("copying into the output");
-    let mut rows = Box::pin(source.client.copy_out(&sql).await.map_err(reading)?);
-    let (mut count, mut buffer) = (0u64, Vec::with_capacity(BUFFER));
-    while let Some(row) = rows.next().await {
-        buffer.extend_from_slice(&row.map_err(reading)?);
-        count += 1;
-        // Binary form has a message more than rows.
-        if !is_binary || count > 1 {
-            counts.backfilled();
+    let (sender, mut pieces) = mpsc::channel::<Piece>(1);
+    let write = async {
+        let mut rows = 0;
+        if is_binary {
+            into.feed(Bytes::from_static(HEADER)).await.map_err(writing())?;
         }
-        if buffer.len() >= BUFFER {
-            let full = std::mem::replace(&mut buffer, Vec::with_capacity(BUFFER));
-            into.send(Bytes::from(full)).await.map_err(writing())?;
+        while let Some(piece) = pieces.recv().await {
+            into.send(piece.bytes).await.map_err(writing())?;
+            rows += piece.rows;
         }
-    }
-    into.send(Bytes::from(buffer)).await.map_err(writing())?;
+        if is_binary {
+            into.feed(Bytes::from_static(TRAILER)).await.map_err(writing())?;
+        }
+        Ok(rows)
+    };
+    let ((), rows) = tokio::try_join!(readers.read(table, copy, is_binary, sender, counts), write)?;
     into.as_mut().finish().await.map_err(writing())?;
-    // Binary form has a message of its own at the end.
-    let count = count - u64::from(is_binary && count > 0);
-    Span::current().record("trucker.rows", count);
-    Ok(count)
+    Span::current().record("trucker.rows", rows);
+    Ok(rows)
 }
 
 /// The types that a backfill's statements are made with.

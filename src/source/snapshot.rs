@@ -35,6 +35,7 @@ use super::slot;
 use crate::change::Lsn;
 use crate::checkpoint::{Seam, Snapshot};
 use crate::postgres::catalog::{Table, fetch_lsn, fetch_replay_lsn};
+use crate::postgres::ident::quote_literal;
 
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(5);
@@ -92,6 +93,37 @@ fn begin_sql(tables: &[&Table]) -> String {
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE",
         locks.collect::<Vec<_>>().join(", ")
     )
+}
+
+/// How long a session that shares a snapshot waits for a lock: who is before it may wait for the session that exported it.
+const LOCK_PATIENCE: &str = "2s";
+
+/// Lets other sessions of this primary read the snapshot that is open on `client`, as long as it is. Answers what it is called;
+/// None if the role may not do that.
+pub async fn export(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    // Asked before, since a refusal would end the transaction.
+    let sql = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_export_snapshot()', 'EXECUTE')";
+    if !client.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
+        return Ok(None);
+    }
+    client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await?.try_get(0).map(Some)
+}
+
+/// Opens, on `client`, a transaction that reads the snapshot of that name; false if it isn't the one that was exported, as another
+/// server may have one of that name.
+pub async fn join(
+    client: &Client,
+    name: &str,
+    exported: &BackfillSnapshot,
+) -> Result<bool, tokio_postgres::Error> {
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; SET LOCAL lock_timeout = '{LOCK_PATIENCE}'",
+        quote_literal(name)
+    );
+    client.batch_execute(&begin).await?;
+    let row = client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
+    let snapshot = row.try_get::<_, String>(0)?.parse::<Snapshot>().ok();
+    Ok(snapshot.is_some() && snapshot.as_ref() == exported.seam.as_ref().map(|seam| &seam.snapshot))
 }
 
 /// What came of trying to open a snapshot on a standby.

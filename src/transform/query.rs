@@ -162,6 +162,14 @@ impl CopyQuery {
         format!("{}, {version} AS {name}\n{from}", select.trim_end())
     }
 
+    /// The same over some pages of the input table alone, of each partition's where it has any: from that one on, and up to
+    /// another.
+    pub fn of_pages(&self, from: u64, to: Option<u64>) -> String {
+        let page = |sign, page| format!("trucker_change.ctid {sign} '({page},0)'::pg_catalog.tid");
+        let end = to.map(|to| format!(" AND {}", page("<", to))).unwrap_or_default();
+        format!("{}\nWHERE {}{end}", self.sql, page(">=", from))
+    }
+
     /// Whether the rows can travel in binary form.
     pub fn is_binary(&self) -> bool {
         self.columns.iter().all(|c| c.is_portable)

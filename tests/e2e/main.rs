@@ -58,6 +58,7 @@ mod permissions;
 mod plan;
 mod preview;
 mod publication;
+mod ranges;
 mod replaced;
 mod replica;
 mod replication;

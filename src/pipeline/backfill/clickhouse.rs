@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use tokio::sync::mpsc;
 
+use super::readers::{Piece, Readers};
 use super::{begin, copy_span, load_path};
-use crate::change::{Cell, Lsn, Tuple};
+use crate::change::{Cell, Tuple};
 use crate::config::Action;
 use crate::pipeline::counts::Counts;
 use crate::pipeline::definition::{Checked, Definition};
 use crate::pipeline::encoding;
-use crate::pipeline::error::PipelineError;
+use crate::pipeline::reading::Reading;
 use crate::pipeline::trace;
 use crate::postgres::Session;
 use crate::sink::clickhouse::{Fill, Writer};
@@ -21,25 +22,28 @@ use crate::transform::query::CopyQuery;
 /// Rows that load.sql is handed at once.
 const LOAD_ROWS: usize = 1000;
 
-/// Fills the output from the snapshot that is open on `source`, whose stream goes on at `start_lsn`.
+/// Fills the output from the snapshot that is open on `source`.
 pub async fn fill(
     definition: &Definition,
+    reading: &Reading,
     source: &Session,
     writer: &mut Writer,
-    start_lsn: Lsn,
     counts: &Counts,
 ) -> Checked<()> {
     let copies = begin(definition, source, counts).await?;
-    let mut fill = writer.begin_fill(start_lsn, definition.is_only_writer).await?;
+    let readers = Readers::gather(definition, reading, source, &copies).await?;
+    let mut fill = writer.begin_fill(reading.snapshot.start_lsn, definition.is_only_writer).await?;
     let mut rows = 0;
     for (number, (copy, load)) in copies.iter().enumerate() {
-        let piping = async {
+        let (sender, pieces) = mpsc::channel(1);
+        let write = async {
             match load {
-                Some(load) => pipe_to_load(definition, source, copy, load, writer, counts).await,
-                None => pipe(definition, source, copy, writer, &mut fill, counts).await,
+                Some(load) => pipe_to_load(definition, pieces, load, writer).await,
+                None => pipe(definition, pieces, copy, writer, &mut fill).await,
             }
         };
-        rows += trace::observed(copy_span(definition, number), piping).await?;
+        let piping = async { tokio::try_join!(readers.read(number, copy, false, sender, counts), write) };
+        rows += trace::observed(copy_span(definition, number), piping).await?.1;
     }
     let on = definition.pipeline.output.on;
     let removes_others = definition.is_only_writer
@@ -53,55 +57,50 @@ pub async fn fill(
 
 async fn pipe(
     definition: &Definition,
-    source: &Session,
+    mut pieces: mpsc::Receiver<Piece>,
     copy: &CopyQuery,
     writer: &mut Writer,
     fill: &mut Fill,
-    counts: &Counts,
 ) -> Checked<u64> {
     let Some(target) = writer.target() else { return Ok(0) };
     let columns = encoding::of_columns(&copy.columns);
     let encodings = encoding::encodings(definition, target, &columns)?;
     let cells = columns.into_iter().enumerate().map(|(at, (name, _))| (name, at)).collect();
     let layout = Arc::new(Layout { encodings, ..Layout::new(cells, &target.key, &target.replace) });
-    let mut rows = Box::pin(copy_out(source, copy).await?);
-    let mut count = 0;
-    while let Some(row) = rows.next().await {
-        let row = row.map_err(|e| PipelineError::sql(copy.problem(&e), &e))?;
-        writer.fill(fill, &layout, decode_copy_line(&row)).await?;
-        counts.backfilled();
-        count += 1;
+    let mut rows = 0;
+    while let Some(piece) = pieces.recv().await {
+        for line in lines(&piece) {
+            writer.fill(fill, &layout, decode_copy_line(line)).await?;
+        }
+        rows += piece.rows;
     }
-    Ok(count)
+    Ok(rows)
 }
 
 async fn pipe_to_load(
     definition: &Definition,
-    source: &Session,
-    copy: &CopyQuery,
+    mut pieces: mpsc::Receiver<Piece>,
     load: &Load,
     writer: &mut Writer,
-    counts: &Counts,
 ) -> Checked<u64> {
-    let mut rows = Box::pin(copy_out(source, copy).await?);
-    let (mut count, mut some) = (0, Vec::new());
-    while let Some(row) = rows.next().await {
-        let row = row.map_err(|e| PipelineError::sql(copy.problem(&e), &e))?;
-        some.push(decode_copy_line(&row));
-        counts.backfilled();
-        count += 1;
-        if some.len() == LOAD_ROWS {
-            writer.load_rows(load, &std::mem::take(&mut some)).await?;
+    let (mut rows, mut some) = (0, Vec::new());
+    while let Some(piece) = pieces.recv().await {
+        for line in lines(&piece) {
+            some.push(decode_copy_line(line));
+            if some.len() == LOAD_ROWS {
+                writer.load_rows(load, &std::mem::take(&mut some)).await?;
+            }
         }
+        rows += piece.rows;
     }
     writer.load_rows(load, &some).await?;
     writer.load_run(load, &load_path(definition)).await?;
-    Ok(count)
+    Ok(rows)
 }
 
-async fn copy_out(source: &Session, copy: &CopyQuery) -> Checked<tokio_postgres::CopyOutStream> {
-    let sql = format!("COPY ({}) TO STDOUT", copy.sql);
-    source.client.copy_out(&sql).await.map_err(|e| PipelineError::sql(copy.problem(&e), &e))
+/// COPY's text form has a line for each row: a value's own line ends are escaped.
+fn lines(piece: &Piece) -> impl Iterator<Item = &[u8]> {
+    piece.bytes.split_inclusive(|&byte| byte == b'\n')
 }
 
 /// A row of COPY's text form.
