@@ -26,7 +26,20 @@ impl Answer {
     }
 }
 
+/// A line of TabSeparated, without its end.
+pub(super) fn decode_row(line: &[u8]) -> Vec<Option<Vec<u8>>> {
+    line.split(|&byte| byte == b'\t').map(decode_bytes).collect()
+}
+
 fn decode_value(value: &[u8]) -> Option<String> {
+    let plain = decode_bytes(value)?;
+    Some(
+        String::from_utf8(plain)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    )
+}
+
+fn decode_bytes(value: &[u8]) -> Option<Vec<u8>> {
     if value == b"\\N" {
         return None;
     }
@@ -47,10 +60,7 @@ fn decode_value(value: &[u8]) -> Option<String> {
             byte => byte,
         });
     }
-    Some(
-        String::from_utf8(plain)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
-    )
+    Some(plain)
 }
 
 #[cfg(test)]

@@ -41,29 +41,34 @@ impl Progress {
     }
 }
 
+enum Encoding {
+    Plain,
+    Lz4(Box<FrameEncoder<Vec<u8>>>),
+    /// The frame has ended.
+    Ended,
+}
+
 /// A body, as it is or in HTTP's `Content-Encoding: lz4`.
 pub(super) struct Outgoing {
     parts: vec::IntoIter<Bytes>,
-    is_compressed: bool,
     /// What of a part isn't compressed yet.
     pending: Bytes,
-    /// None once the frame has ended.
-    encoder: Option<FrameEncoder<Vec<u8>>>,
+    encoding: Encoding,
     progress: Progress,
 }
 
 impl Outgoing {
     /// These parts, one after another.
     pub(super) fn new(parts: Vec<Bytes>, is_compressed: bool, progress: Progress) -> Self {
-        let encoder = Some(FrameEncoder::new(Vec::new()));
-        Outgoing { parts: parts.into_iter(), is_compressed, pending: Bytes::new(), encoder, progress }
+        let encoding = match is_compressed {
+            true => Encoding::Lz4(Box::new(FrameEncoder::new(Vec::new()))),
+            false => Encoding::Plain,
+        };
+        Outgoing { parts: parts.into_iter(), pending: Bytes::new(), encoding, progress }
     }
 
     fn next_piece(&mut self) -> io::Result<Option<Bytes>> {
-        if !self.is_compressed {
-            return Ok(self.parts.next());
-        }
-        while let Some(encoder) = &mut self.encoder {
+        while let Encoding::Lz4(encoder) = &mut self.encoding {
             if self.pending.is_empty() {
                 let Some(part) = self.parts.next() else { break };
                 self.pending = part;
@@ -75,8 +80,16 @@ impl Outgoing {
                 return Ok(Some(compressed.into()));
             }
         }
-        let Some(encoder) = self.encoder.take() else { return Ok(None) };
-        encoder.finish().map(|rest| Some(rest.into())).map_err(io::Error::other)
+        match std::mem::replace(&mut self.encoding, Encoding::Ended) {
+            Encoding::Lz4(encoder) => {
+                encoder.finish().map(|rest| Some(rest.into())).map_err(io::Error::other)
+            }
+            Encoding::Ended => Ok(None),
+            Encoding::Plain => {
+                self.encoding = Encoding::Plain;
+                Ok(self.parts.next())
+            }
+        }
     }
 }
 

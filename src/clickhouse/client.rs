@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, Uri, body::Incoming};
@@ -22,6 +22,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::answer::Answer;
 use super::body::{Form, Outgoing, Progress};
 use super::error::Error;
+use super::rows::Rows;
 use crate::config::{ClickHouseConnection, SslMode};
 use crate::tls::{Terms, client_config};
 
@@ -34,6 +35,16 @@ const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Of an error, its words are enough.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+
+const EXCEPTION_CODE: &str = "X-ClickHouse-Exception-Code";
+/// Of queries whose answers are read as they come: sorted on disk where they are large, as values are written by the encoder, and
+/// with all the time that the reader needs.
+const READING: &[(&str, &str)] = &[
+    ("select_sequential_consistency", "1"),
+    ("max_bytes_before_external_sort", "268435456"),
+    ("output_format_binary_write_json_as_string", "1"),
+    ("http_send_timeout", "3600"),
+];
 
 /// Runs statements in one ClickHouse database. Clones share their connections.
 #[derive(Clone)]
@@ -54,6 +65,8 @@ struct Parts<'a> {
     parameters: &'a [(&'a str, &'a str)],
     content_type: Option<String>,
     body: Vec<Bytes>,
+    /// Whether the answer comes while the statement runs.
+    is_streamed: bool,
 }
 
 impl Client {
@@ -81,21 +94,25 @@ impl Client {
     pub async fn select(&self, sql: &str, settings: &[(&str, &str)]) -> Result<Answer, Error> {
         let parameters = &[("default_format", "TabSeparated")];
         let body = vec![Bytes::copy_from_slice(sql.as_bytes())];
-        let answer = self.send(settings, Parts { parameters, content_type: None, body }).await?;
+        let answer =
+            self.send(settings, Parts { parameters, content_type: None, body, is_streamed: false }).await?;
         Ok(Answer::decode(&answer))
     }
 
     /// Runs a statement that answers nothing.
     pub async fn execute(&self, sql: &str, settings: &[(&str, &str)]) -> Result<(), Error> {
         let body = vec![Bytes::copy_from_slice(sql.as_bytes())];
-        self.send(settings, Parts { parameters: &[], content_type: None, body }).await.map(drop)
+        self.send(settings, Parts { parameters: &[], content_type: None, body, is_streamed: false })
+            .await
+            .map(drop)
     }
 
     /// Runs `INSERT INTO … FORMAT …` with these bytes as its data. Cut off on the way, it may leave some of its blocks (of a
     /// million rows) behind: not one that was small, nor one that is sent again with its token.
     pub async fn insert(&self, sql: &str, settings: &[(&str, &str)], body: Bytes) -> Result<(), Error> {
         let parameters = &[("query", sql)];
-        self.send(settings, Parts { parameters, content_type: None, body: vec![body] }).await.map(drop)
+        let parts = Parts { parameters, content_type: None, body: vec![body], is_streamed: false };
+        self.send(settings, parts).await.map(drop)
     }
 
     /// Runs a statement that may read these rows as a table of the given name: `structure` as in `id UInt64, name String`,
@@ -108,21 +125,64 @@ impl Client {
         structure: &str,
         rows: Bytes,
     ) -> Result<(), Error> {
-        let mut form = Form::new(format!("trucker-{}", unique()));
-        form.field("query", sql);
-        form.field(&format!("{relation}_format"), "RowBinary");
-        form.field(&format!("{relation}_structure"), structure);
-        let content_type = Some(form.content_type());
-        let body = form.with_file(relation, rows);
-        self.send(settings, Parts { parameters: &[], content_type, body }).await.map(drop)
+        let (content_type, body) = with_rows(sql, relation, structure, rows);
+        self.send(settings, Parts { parameters: &[], content_type, body, is_streamed: false }).await.map(drop)
+    }
+
+    /// Runs a query whose answer may be of any size, and may be read slowly. `given` is a relation that it reads: its name,
+    /// structure and rows, as in [`Client::execute_with_rows`].
+    pub async fn rows(&self, sql: &str, given: Option<(&str, &str, Bytes)>) -> Result<Rows, Error> {
+        let parameters = &[("default_format", "TabSeparated")];
+        let (content_type, body) = match given {
+            Some((relation, structure, rows)) => with_rows(sql, relation, structure, rows),
+            None => (None, vec![Bytes::copy_from_slice(sql.as_bytes())]),
+        };
+        let parts = Parts { parameters, content_type, body, is_streamed: true };
+        let response =
+            self.unless_silent(Progress::new(), |progress| self.respond(READING, parts, progress)).await?;
+        if !response.status().is_success() || response.headers().contains_key(EXCEPTION_CODE) {
+            let unexpected = Error::network(&self.0.name, "an error without words".to_owned());
+            return Err(self.read(response).await.err().unwrap_or(unexpected));
+        }
+        let (connection, incoming) = (self.0.name.clone(), response.into_body());
+        Ok(Rows { connection, incoming, read: BytesMut::new(), searched: 0, silence_max: SILENCE_MAX })
     }
 
     async fn send(&self, settings: &[(&str, &str)], parts: Parts<'_>) -> Result<Bytes, Error> {
+        let answered = async |progress| {
+            let response = self.respond(settings, parts, progress).await?;
+            self.read(response).await
+        };
+        self.unless_silent(Progress::new(), answered).await
+    }
+
+    /// What comes of it, unless the server does nothing for too long.
+    async fn unless_silent<T>(
+        &self,
+        progress: Progress,
+        answered: impl AsyncFnOnce(Progress) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let shared = &*self.0;
-        let progress = Progress::new();
+        tokio::select! {
+            answer = answered(progress.clone()) => answer,
+            () = progress.stalled(SILENCE_MAX) => {
+                let minutes = SILENCE_MAX.as_secs() / 60;
+                let message = format!("{} has said nothing for {minutes} minutes", shared.origin);
+                Err(Error::network(&shared.name, message))
+            }
+        }
+    }
+
+    async fn respond(
+        &self,
+        settings: &[(&str, &str)],
+        parts: Parts<'_>,
+        progress: Progress,
+    ) -> Result<Response<Incoming>, Error> {
+        let shared = &*self.0;
         let own = [
             // The status is known only when all is done: an error can't come after a success.
-            ("wait_end_of_query", "1"),
+            ("wait_end_of_query", if parts.is_streamed { "0" } else { "1" }),
             // As the encoder writes it.
             ("input_format_binary_read_json_as_string", "1"),
         ];
@@ -134,7 +194,7 @@ impl Client {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}/?{}", shared.origin, query.join("&")))
-            .body(Outgoing::new(parts.body, is_compressed, progress.clone()))
+            .body(Outgoing::new(parts.body, is_compressed, progress))
             .map_err(|error| Error::setting(&shared.name, error.to_string()))?;
         *request.headers_mut() = shared.headers.clone();
         if is_compressed {
@@ -143,24 +203,13 @@ impl Client {
         if let Some(content_type) = parts.content_type.and_then(|text| HeaderValue::try_from(text).ok()) {
             request.headers_mut().insert(CONTENT_TYPE, content_type);
         }
-        let answered = async {
-            let response = shared.http.request(request).await.map_err(|error| self.broken(&error))?;
-            self.read(response).await
-        };
-        tokio::select! {
-            answer = answered => answer,
-            () = progress.stalled(SILENCE_MAX) => {
-                let minutes = SILENCE_MAX.as_secs() / 60;
-                let message = format!("{} has said nothing for {minutes} minutes", shared.origin);
-                Err(Error::network(&shared.name, message))
-            }
-        }
+        shared.http.request(request).await.map_err(|error| self.broken(&error))
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Bytes, Error> {
         let shared = &*self.0;
         let status = response.status();
-        let code = response.headers().get("X-ClickHouse-Exception-Code");
+        let code = response.headers().get(EXCEPTION_CODE);
         let code = code.and_then(|value| value.to_str().ok()?.parse().ok());
         if status.is_success() && code.is_none() {
             let whole = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
@@ -201,6 +250,15 @@ impl Client {
         };
         Error::network(&shared.name, message)
     }
+}
+
+/// A form: the statement, and rows that it reads.
+fn with_rows(sql: &str, relation: &str, structure: &str, rows: Bytes) -> (Option<String>, Vec<Bytes>) {
+    let mut form = Form::new(format!("trucker-{}", unique()));
+    form.field("query", sql);
+    form.field(&format!("{relation}_format"), "RowBinary");
+    form.field(&format!("{relation}_structure"), structure);
+    (Some(form.content_type()), form.with_file(relation, rows))
 }
 
 fn connector(to: &ClickHouseConnection) -> Result<HttpsConnector<HttpConnector>, Error> {

@@ -11,6 +11,7 @@ mod ident;
 pub mod mapping;
 mod proposal;
 pub mod rights;
+mod rows;
 pub mod types;
 mod url;
 
@@ -21,5 +22,6 @@ pub use error::Error;
 pub use ident::{quote_ident, quote_table, quote_text};
 pub use mapping::PostgresType;
 pub use proposal::Proposal;
+pub use rows::Rows;
 pub use types::Type;
 pub use url::{is_url, parse_url};

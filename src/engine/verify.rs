@@ -8,12 +8,14 @@ use super::compile::select;
 use super::error::EngineError;
 use super::findings::Findings;
 use super::prepare::{define, postgres};
-use crate::config::{Connection, Pipeline, Project};
+use crate::config::{Pipeline, Project};
 use crate::pipeline::definition::{Checked, Definition};
+use crate::pipeline::error::PipelineError;
 use crate::pipeline::verify::{Comparison, Difference, Found, why_not};
 use crate::postgres::{Purpose, connect};
 use crate::sink::{Asked, Output};
 
+const STANDS: &str = "it has failed, or isn't filled yet; see trucker status";
 /// Keys that are named, and may be repaired, of one pipeline.
 const KEYS_MAX: usize = 10_000;
 
@@ -96,15 +98,11 @@ async fn of_pipeline(
         is_stopped: !standing.is_running,
         repair: None,
     };
-    let Some(definition) = definition(project, pipeline).await? else {
-        verified.not_compared = Some("its output is in ClickHouse, whose rows can't be compared yet; `trucker backfill` makes all of them anew".to_owned());
-        return Ok(verified);
-    };
+    let definition = definition(project, pipeline).await?;
     let stands = standing.failure().is_some() || standing.loaded_lsn().is_none();
-    let reason =
-        why_not(&definition).or(stands.then_some("it has failed, or isn't filled yet; see trucker status"));
-    if let Some(reason) = reason {
-        verified.not_compared = Some(reason.to_owned());
+    let reason = why_not(&definition).or_else(|| stands.then(|| STANDS.to_owned()));
+    if reason.is_some() {
+        verified.not_compared = reason;
         return Ok(verified);
     }
     verified.key = definition.target.as_ref().map(|target| target.key().to_vec()).unwrap_or_default();
@@ -114,13 +112,13 @@ async fn of_pipeline(
     Ok(verified)
 }
 
-async fn definition(project: &Project, pipeline: &Pipeline) -> Checked<Option<Definition>> {
-    let to = project.connection(&pipeline.output.connection);
-    let to = to.filter(|to| matches!(to, Connection::Postgres(_)));
-    let Some((input, to)) = postgres(project, &pipeline.input.connection).zip(to) else { return Ok(None) };
+async fn definition(project: &Project, pipeline: &Pipeline) -> Checked<Definition> {
+    let unknown = || PipelineError::Input("its connections aren't those of the project".to_owned());
+    let to = project.connection(&pipeline.output.connection).ok_or_else(unknown)?;
+    let input = postgres(project, &pipeline.input.connection).ok_or_else(unknown)?;
     let source = connect(input.queried(), Purpose::Source).await?;
     let into = Output::connect(to, Purpose::Control).await?;
-    define(project, (input, &source), (to, &into), pipeline).await.map(Some)
+    define(project, (input, &source), (to, &into), pipeline).await
 }
 
 impl Verified {

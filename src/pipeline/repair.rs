@@ -3,8 +3,11 @@
 //! that takes the request away and leaves the checkpoint where it is. What the stream brings afterwards includes all that
 //! was committed since that checkpoint, so the rows end as if they had never been wrong.
 
+pub mod clickhouse;
+
 use std::sync::Arc;
 
+use crate::change::Lsn;
 use crate::postgres::array::ArrayText;
 use crate::postgres::text_rows::TextRows;
 use crate::postgres::{Purpose, Session, connect};
@@ -13,8 +16,8 @@ use crate::sink::{By, Goal, Key, Layout, Put, Request, SinkError, Write};
 
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
-use super::reading;
-use super::verify::{into_postgres, sides};
+use super::reading::{self, Reading};
+use super::verify::{There, arrays};
 
 /// Rows that are written at once.
 const WRITE_ROWS: usize = 1_000;
@@ -35,19 +38,13 @@ pub async fn run(
         .filter(|key| key.len() == columns)
         .filter_map(|key| Key::from_values(key.iter().map(|value| Some(value.as_bytes()))))
         .collect();
-    let (expected, _) =
-        sides(definition, source, &connect(into_postgres(definition)?, Purpose::Control).await?).await?;
-    let control = connect(&definition.source, Purpose::Control).await?;
-    let reading = reading::open_snapshot(definition, source, &control, slot).await?;
-    if reading.snapshot.start_lsn < loaded {
-        // A standby that is behind what was loaded: later it isn't.
-        return Err(PipelineError::StreamBroke);
-    }
+    let (expected, _) = There::connect(definition, source).await?;
+    let reading = snapshot_for_repair(definition, source, slot, loaded).await?;
     let from = reading.session(source);
-    let mut arrays = vec![ArrayText::default(); columns];
-    for key in &keys {
-        key.values().zip(&mut arrays).for_each(|(value, array)| array.push(Some(value)));
-    }
+    let arrays = match keys.is_empty() {
+        true => vec![ArrayText::default(); columns],
+        false => arrays(&keys.iter().collect::<Vec<_>>()),
+    };
     writer
         .write(
             &[Write::Delete { by: By::Key, keys: keys.into_iter().map(|key| (key, Vec::new())).collect() }],
@@ -74,6 +71,22 @@ pub async fn run(
     let seam = writer.seam().cloned();
     writer.commit(Goal { loaded_lsn: loaded, commit_time: None, seam, done: Some(request) }).await?;
     Ok(count)
+}
+
+/// A snapshot that has all that was loaded.
+async fn snapshot_for_repair(
+    definition: &Definition,
+    source: &Session,
+    slot: &str,
+    loaded: Lsn,
+) -> Checked<Reading> {
+    let control = connect(&definition.source, Purpose::Control).await?;
+    let reading = reading::open_snapshot(definition, source, &control, slot).await?;
+    if reading.snapshot.start_lsn < loaded {
+        // A standby that is behind what was loaded: later it isn't.
+        return Err(PipelineError::StreamBroke);
+    }
+    Ok(reading)
 }
 
 fn layout(writer: &Writer, columns: &[String]) -> Arc<Layout> {

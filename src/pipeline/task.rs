@@ -256,8 +256,8 @@ impl Task {
             Writer::Postgres(writer) => {
                 repair::run(definition, source, &self.origin.slot, writer, keys, &request).await
             }
-            Writer::ClickHouse(_) => {
-                Err(PipelineError::Input("rows of ClickHouse can't be repaired one by one yet".to_owned()))
+            Writer::ClickHouse(writer) => {
+                repair::clickhouse::run(definition, source, &self.origin.slot, writer, keys, &request).await
             }
         };
         match repaired {
@@ -268,8 +268,9 @@ impl Task {
             Err(error) if error.is_transient() || error.is_fenced() => Err(error),
             Err(error) => {
                 tracing::error!(event = "not_repaired", pipeline = %name, "the repair of pipeline {name} is given up: {error}");
-                if let Writer::Postgres(writer) = writer {
-                    writer.roll_back().await?;
+                match writer {
+                    Writer::Postgres(writer) => writer.roll_back().await?,
+                    Writer::ClickHouse(writer) => writer.forget(),
                 }
                 source.client.batch_execute("ROLLBACK").await.ok();
                 Ok(writer.ledger().clear(&definition.key, &request).await?)

@@ -14,26 +14,28 @@
 //!    its key, such a row isn't always written again.) A row that never keeps still is said to be unsettled, and is
 //!    neither right nor wrong.
 //!
+//! In ClickHouse a row's version is the one that decides which row of its key counts: whatever writes the row again gives it a
+//! later one. Rows come before the checkpoint there, so what is read after it has them.
+//!
 //! Bounded memory: both sides are streamed, and of candidates there is one chunk. Only reads.
+
+mod sides;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::change::{Lsn, Tuple};
-use crate::config::{Action, Connection, PostgresConnection};
-use crate::postgres::array::ArrayText;
+use crate::config::Action;
 use crate::postgres::catalog::{fetch_lsn, fetch_replay_lsn};
 use crate::postgres::text_rows::TextRows;
 use crate::postgres::{Purpose, Session, connect};
-use crate::sink::postgres::actual::{self, Actual};
-use crate::sink::postgres::checkpoint;
-use crate::sink::{Key, SinkError, Target};
+use crate::sink::{Key, Target};
 use crate::transform::expected::Expected;
 
-use super::compiled::Compiled;
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
+pub(super) use sides::{There, arrays};
 
 /// For how many rounds a difference has to stay what it is.
 const ROUNDS: u32 = 2;
@@ -60,10 +62,15 @@ pub enum Difference {
 pub type Found = Vec<(Key, Difference)>;
 
 /// Why a pipeline's output can't be compared with its SQL.
-pub fn why_not(definition: &Definition) -> Option<&'static str> {
+pub fn why_not(definition: &Definition) -> Option<String> {
     let (pipeline, on) = (&definition.pipeline, definition.pipeline.output.on);
     let is_default = (on.insert, on.update, on.delete) == (Action::Upsert, Action::Upsert, Action::Delete);
-    match () {
+    if let Some(Target::ClickHouse(target)) = &definition.target
+        && let Some(reason) = sides::why_not(target)
+    {
+        return Some(reason);
+    }
+    let reason = match () {
         () if pipeline.sql.load.is_some() => Some("what load.sql writes can't be told from its input"),
         () if !is_default => {
             Some("with these actions (`on`) the output depends on the past, which the input doesn't show")
@@ -71,28 +78,17 @@ pub fn why_not(definition: &Definition) -> Option<&'static str> {
         () if !pipeline.backfill => Some("without a backfill, rows from before are rightly missing"),
         () if !definition.rules_have_key() => Some("its output has no key"),
         () => None,
-    }
-}
-
-/// The output, which is Postgres where anything is compared.
-pub(super) fn into_postgres(definition: &Definition) -> Checked<&PostgresConnection> {
-    match &definition.output {
-        Connection::Postgres(output) => Ok(output),
-        Connection::ClickHouse(to) => Err(PipelineError::Input(format!(
-            "connection {}: rows of ClickHouse can't be compared yet",
-            to.name
-        ))),
-    }
+    };
+    reason.map(str::to_owned)
 }
 
 /// Both sides of one pipeline.
 pub struct Comparison<'a> {
     definition: &'a Definition,
     expected: Expected,
-    actual: Actual,
-    /// A second session on each side, to look again.
+    actual: There,
+    /// To look again.
     source: Session,
-    output: Session,
     /// Whether a process moves the output on.
     is_running: bool,
     chunk: usize,
@@ -111,23 +107,19 @@ impl<'a> Comparison<'a> {
     /// Connects.
     pub async fn new(definition: &'a Definition, is_running: bool, chunk: usize) -> Checked<Self> {
         let source = connect(definition.source.queried(), Purpose::Source).await?;
-        let output = connect(into_postgres(definition)?, Purpose::Output).await?;
-        let (expected, actual) = sides(definition, &source, &output).await?;
-        Ok(Comparison { definition, expected, actual, source, output, is_running, chunk: chunk.max(1) })
+        let (expected, actual) = There::connect(definition, &source).await?;
+        Ok(Comparison { definition, expected, actual, source, is_running, chunk: chunk.max(1) })
     }
 
     /// Compares all rows, and hands over what differs. Answers how many there were.
     pub async fn run(&self, found: &mut dyn FnMut(Found)) -> Checked<u64> {
         let source = connect(self.definition.source.queried(), Purpose::Source).await?;
-        let output = connect(into_postgres(self.definition)?, Purpose::Output).await?;
         let begun = source.client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await;
         begun.map_err(of_source())?;
         let mut expected =
             TextRows::query(&source.client, &self.expected.all(), Vec::new()).await.map_err(of_source())?;
-        let mut actual =
-            TextRows::query(&output.client, &self.actual.all(), Vec::new()).await.map_err(of_output())?;
-        let (mut wanted, mut there) =
-            (expected.next().await.map_err(of_source())?, actual.next().await.map_err(of_output())?);
+        let mut actual = self.actual.all(self.definition).await?;
+        let (mut wanted, mut there) = (self.next(&mut expected).await?, actual.next().await?);
         let (mut count, mut candidates) = (0, Vec::new());
         loop {
             let (key, order) = match (&wanted, &there) {
@@ -147,10 +139,10 @@ impl<'a> Comparison<'a> {
             {
                 is_same |=
                     there.as_ref().is_some_and(|there| order == Ordering::Equal && is_equal(row, there));
-                wanted = expected.next().await.map_err(of_source())?;
+                wanted = self.next(&mut expected).await?;
             }
             if order != Ordering::Less {
-                there = actual.next().await.map_err(of_output())?;
+                there = actual.next().await?;
             }
             let counts = order != Ordering::Greater || self.definition.is_only_writer;
             candidates.extend(key.filter(|_| counts && !is_same));
@@ -183,11 +175,9 @@ impl<'a> Comparison<'a> {
         while !candidates.is_empty() {
             round += 1;
             let keys: Vec<&Key> = candidates.keys().collect();
-            let mut expected =
-                self.rows(&self.source, &self.expected.of_keys(), &keys).await.map_err(of_source())?;
+            let mut expected = self.expected_rows(&keys).await?;
             self.wait_until_loaded(self.position().await?).await?;
-            let mut actual =
-                self.rows(&self.output, &self.actual.of_keys(), &keys).await.map_err(of_output())?;
+            let mut actual = self.actual_rows(&keys).await?;
             candidates.retain(|key, candidate| {
                 let now = (expected.remove(key).unwrap_or_default(), actual.remove(key).unwrap_or_default());
                 let is_there = |row: &Values| now.1.iter().any(|other| content(other) == content(row));
@@ -210,27 +200,41 @@ impl<'a> Comparison<'a> {
         Ok(settled)
     }
 
-    /// Rows of some keys.
-    async fn rows(
-        &self,
-        session: &Session,
-        sql: &str,
-        keys: &[&Key],
-    ) -> Result<BTreeMap<Key, Vec<Values>>, tokio_postgres::Error> {
-        let mut arrays = vec![ArrayText::default(); self.key_columns().len()];
-        for key in keys {
-            key.values().zip(&mut arrays).for_each(|(value, array)| array.push(Some(value)));
-        }
-        let mut rows = TextRows::query(&session.client, sql, arrays).await?;
-        let mut found: BTreeMap<Key, Vec<Values>> = BTreeMap::new();
-        while let Some(row) = rows.next().await? {
-            if let Some(key) = self.key(&row) {
-                let values = row.cells().map(|cell| cell.text().map(<[u8]>::to_vec)).collect();
-                found.entry(key).or_default().push(values);
-            }
+    /// The next row that the output should have.
+    async fn next(&self, expected: &mut TextRows) -> Checked<Option<Tuple>> {
+        let row = expected.next().await.map_err(of_source())?;
+        Ok(row.map(|row| self.actual.pack(row)))
+    }
+
+    /// What the output should have under these keys.
+    async fn expected_rows(&self, keys: &[&Key]) -> Checked<BTreeMap<Key, Vec<Values>>> {
+        let mut rows = TextRows::query(&self.source.client, &self.expected.of_keys(), arrays(keys))
+            .await
+            .map_err(of_source())?;
+        let mut found = BTreeMap::new();
+        while let Some(row) = self.next(&mut rows).await? {
+            self.add(&mut found, &row);
         }
         found.values_mut().for_each(|rows| rows.sort());
         Ok(found)
+    }
+
+    /// What it has.
+    async fn actual_rows(&self, keys: &[&Key]) -> Checked<BTreeMap<Key, Vec<Values>>> {
+        let mut rows = self.actual.of_keys(keys).await?;
+        let mut found = BTreeMap::new();
+        while let Some(row) = rows.next().await? {
+            self.add(&mut found, &row);
+        }
+        found.values_mut().for_each(|rows| rows.sort());
+        Ok(found)
+    }
+
+    fn add(&self, found: &mut BTreeMap<Key, Vec<Values>>, row: &Tuple) {
+        if let Some(key) = self.key(row) {
+            let values = row.cells().map(|cell| cell.text().map(<[u8]>::to_vec)).collect();
+            found.entry(key).or_default().push(values);
+        }
     }
 
     /// Where the source is, read after what it was asked.
@@ -250,7 +254,7 @@ impl<'a> Comparison<'a> {
         }
         let (key, begun) = (&self.definition.key, Instant::now());
         loop {
-            let now = checkpoint::fetch_one(&self.output.client, key).await?;
+            let now = self.actual.ledger().fetch_one(key).await?;
             if now.as_ref().and_then(|now| now.loaded_lsn).is_some_and(|loaded| loaded >= position) {
                 return Ok(());
             }
@@ -265,37 +269,6 @@ impl<'a> Comparison<'a> {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
-}
-
-/// The statements of both sides.
-pub(super) async fn sides(
-    definition: &Definition,
-    source: &Session,
-    output: &Session,
-) -> Checked<(Expected, Actual)> {
-    let types = definition.types(&source.client).await?;
-    let mut copies = Vec::new();
-    for table in &definition.tables {
-        copies.push(Compiled::copy(definition, &source.client, &types, table).await?.0);
-    }
-    let target = definition
-        .target
-        .as_ref()
-        .and_then(Target::postgres)
-        .ok_or_else(|| PipelineError::Input("it has no output table".to_owned()))?;
-    let casts = actual::fetch_casts(&output.client, target).await?;
-    let key_array = match target.key.as_slice() {
-        [column] => target
-            .table
-            .column(column)
-            .filter(|c| c.type_name.is_builtin())
-            .and_then(|c| c.type_name.array_sql.clone()),
-        _ => None,
-    };
-    let expected = Expected::new(&copies, &target.key, &casts, key_array)
-        .ok_or_else(|| PipelineError::Input("it has no input table".to_owned()))?;
-    let actual = Actual::new(target, &expected.columns);
-    Ok((expected, actual))
 }
 
 fn difference(candidate: &Candidate, is_settled: bool) -> Difference {
@@ -319,8 +292,4 @@ fn is_equal(a: &Tuple, b: &Tuple) -> bool {
 
 fn of_source() -> impl FnOnce(tokio_postgres::Error) -> PipelineError {
     PipelineError::source("reading what the output should have")
-}
-
-fn of_output() -> impl FnOnce(tokio_postgres::Error) -> PipelineError {
-    |error| SinkError::at("reading what the output has")(error).into()
 }

@@ -155,6 +155,8 @@ fn a_project_for_clickhouse_proposes_the_tables_that_check_does_and_fills_them()
     let run = ["run", &made, "--once", "--http", "off"];
     succeed(&s, &run);
     assert_kinds(&s, &out);
+    let text = succeed(&s, &["verify", "--dir", &made]);
+    assert!(text.contains("kinds: 4 keys, all alike") && text.contains("1 keys, all alike"), "{text}");
     for row in 4..8 {
         insert(&s, row, row, row % 2 == 0);
     }

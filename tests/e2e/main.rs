@@ -21,6 +21,7 @@ mod clickhouse_init;
 mod clickhouse_recovery;
 mod clickhouse_testing;
 mod clickhouse_types;
+mod clickhouse_verify;
 mod commands;
 mod commit;
 mod compile;

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
+use super::block::Wording;
 use super::version::Version;
 use super::writer::Writer;
 use crate::change::{Lsn, Tuple};
 use crate::clickhouse::Client;
-use crate::sink::{Layout, Row, SinkError};
+use crate::sink::{Key, Layout, Row, SinkError};
 
 use super::ledger::SETTINGS;
 use super::writer::SEND_BYTES;
@@ -36,6 +37,13 @@ impl Writer {
             first = own.next_in_backfill(start_lsn).unwrap_or_default();
         }
         Ok(Fill { start_lsn, first, next: first })
+    }
+
+    /// Adds that there is no row under a key, unless one is added later.
+    pub fn remove(&mut self, fill: &mut Fill, wording: &Wording, key: &Key) -> Result<(), SinkError> {
+        let version = Version::of_backfill(fill.start_lsn, fill.next);
+        fill.next += 1;
+        self.tombstone(version, wording, key)
     }
 
     /// Adds a row. Of several with one key the last counts.

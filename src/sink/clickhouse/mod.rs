@@ -1,6 +1,7 @@
 //! ClickHouse as an output: rows with versions, then the checkpoint. Nothing there commits together, so everything here can
 //! be done again: [`version`] says why that changes nothing.
 
+pub mod actual;
 mod block;
 pub mod dead_letter;
 mod fill;

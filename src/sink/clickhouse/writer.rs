@@ -18,7 +18,7 @@ use crate::checkpoint::Seam;
 use crate::clickhouse::Client;
 use crate::failpoint;
 use crate::sink::fold::Effect;
-use crate::sink::{By, Checkpoint, CheckpointKey, DeadLetter, Load, Request, Row, SinkError};
+use crate::sink::{By, Checkpoint, CheckpointKey, DeadLetter, Key, Load, Request, Row, SinkError};
 
 /// Rows that are sent at once.
 pub(super) const SEND_BYTES: usize = 8 << 20;
@@ -155,7 +155,8 @@ impl Writer {
         }
     }
 
-    fn forget(&mut self) {
+    /// Forgets what was gathered and isn't sent.
+    pub fn forget(&mut self) {
         self.blocks.clear();
         self.removals = Removals::default();
         (self.loading, self.loading_bytes) = (Vec::new(), 0);
@@ -216,23 +217,30 @@ impl Writer {
     }
 
     fn gather(&mut self, version: Version, effect: &Effect, wording: &Wording) -> Result<(), SinkError> {
-        let target = self.target.as_ref().expect("writes of ours are for an output table");
         for (by, key, _) in &effect.removals {
+            let target = self.target.as_ref().expect("writes of ours are for an output table");
             // Rows that the change puts are of a later version, so those that stay needn't be told.
             match by {
                 By::Replace if target.replace != target.key => {
                     self.removals.add(target, wording, key, version)?
                 }
-                By::Key | By::Replace => {
-                    let block = Block::of_tombstones(&mut self.blocks, target)?;
-                    block.push_tombstone(target, wording, key, version)?;
-                }
+                By::Key | By::Replace => self.tombstone(version, wording, key)?,
             }
         }
         for (_, row) in &effect.puts {
             self.put(version.of_rows(), row)?;
         }
         Ok(())
+    }
+
+    pub(super) fn tombstone(
+        &mut self,
+        version: Version,
+        wording: &Wording,
+        key: &Key,
+    ) -> Result<(), SinkError> {
+        let target = self.target.as_ref().expect("writes of ours are for an output table");
+        Block::of_tombstones(&mut self.blocks, target)?.push_tombstone(target, wording, key, version)
     }
 
     pub(super) fn put(&mut self, version: Version, row: &Row) -> Result<(), SinkError> {
