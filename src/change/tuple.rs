@@ -1,7 +1,7 @@
 //! A row's values as they came over the wire. A cell that an update left out because its TOASTed value
 //! did not change is a kind of its own here, so that nothing can take it for NULL.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
 /// One value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,29 +34,32 @@ enum Slot {
 
 /// The values of one row, in the order of [`super::Relation::columns`]. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Tuple {
-    body: Bytes,
-    slots: std::sync::Arc<[Slot]>,
+pub struct Tuple(Arc<Values>);
+
+#[derive(Debug)]
+struct Values {
+    body: Vec<u8>,
+    slots: Vec<Slot>,
 }
 
 impl Tuple {
     /// Number of columns.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.0.slots.len()
     }
 
     /// Whether there are no columns at all, which is legal in Postgres.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.0.slots.is_empty()
     }
 
     /// The cell of that column. Panics when out of range: the decoder has checked the number of columns
     /// against the relation.
     pub fn cell(&self, column: usize) -> Cell<'_> {
-        match self.slots[column] {
+        match self.0.slots[column] {
             Slot::Null => Cell::Null,
             Slot::Unchanged => Cell::Unchanged,
-            Slot::Text(start, end) => Cell::Text(&self.body[start as usize..end as usize]),
+            Slot::Text(start, end) => Cell::Text(&self.0.body[start as usize..end as usize]),
         }
     }
 
@@ -67,12 +70,12 @@ impl Tuple {
 
     /// Whether some value was left out.
     pub fn has_unchanged(&self) -> bool {
-        self.slots.contains(&Slot::Unchanged)
+        self.0.slots.contains(&Slot::Unchanged)
     }
 
     /// Bytes kept in memory.
     pub fn size(&self) -> usize {
-        self.body.len() + self.slots.len() * size_of::<Slot>() + 64
+        self.0.body.len() + self.len() * size_of::<Slot>() + 64
     }
 }
 
@@ -112,7 +115,8 @@ impl TupleBuilder {
     /// The finished tuple.
     pub fn build(mut self) -> Tuple {
         self.body.shrink_to_fit();
-        Tuple { body: Bytes::from(self.body), slots: self.slots.into() }
+        self.slots.shrink_to_fit();
+        Tuple(Arc::new(Values { body: self.body, slots: self.slots }))
     }
 }
 

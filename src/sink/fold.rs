@@ -58,9 +58,8 @@ pub struct Fold {
 }
 
 /// What the merged changes of one key come to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
-    key: Key,
     is_deleted: bool,
     put: Option<(Put, Row)>,
 }
@@ -145,7 +144,7 @@ impl Fold {
         }
         for (put, key, row) in puts {
             let Some(key) = key else { continue };
-            let entry = self.entry(key.clone());
+            let entry = self.entry(key);
             let merged = match entry.put.take() {
                 None => Some((put, row)),
                 Some((before, earlier)) => match merge_rows(&earlier, &row) {
@@ -155,7 +154,9 @@ impl Fold {
                     None => {
                         entry.put = Some((before, earlier));
                         self.end_segment();
-                        self.entry(key).put = Some((put, row));
+                        if let Some(key) = row.key() {
+                            self.entry(key).put = Some((put, row));
+                        }
                         continue;
                     }
                 },
@@ -165,8 +166,8 @@ impl Fold {
     }
 
     fn entry(&mut self, key: Key) -> &mut Entry {
-        let place = *self.places.entry(key.clone()).or_insert_with(|| {
-            self.entries.push(Entry { key, is_deleted: false, put: None });
+        let place = *self.places.entry(key).or_insert_with(|| {
+            self.entries.push(Entry::default());
             self.entries.len() - 1
         });
         &mut self.entries[place]
@@ -214,11 +215,15 @@ impl Fold {
 
     fn end_segment(&mut self) {
         let mut segment = std::mem::take(&mut self.segment);
-        self.places.clear();
+        let mut deleted: Vec<(usize, Key)> = self
+            .places
+            .drain()
+            .map(|(key, place)| (place, key))
+            .filter(|(place, _)| self.entries[*place].is_deleted)
+            .collect();
+        deleted.sort_unstable_by_key(|(place, _)| *place);
+        deleted.into_iter().for_each(|(_, key)| segment.delete(By::Key, key, Vec::new()));
         for entry in self.entries.drain(..) {
-            if entry.is_deleted {
-                segment.delete(By::Key, entry.key, Vec::new());
-            }
             if let Some((put, row)) = entry.put {
                 segment.put(put, row, self.rules.is_ordered);
             }

@@ -66,12 +66,18 @@ pub struct Key(Box<[u8]>);
 impl Key {
     /// The key in these cells; None if one of them is NULL or was left out.
     pub fn of(tuple: &Tuple, cells: &[usize]) -> Option<Self> {
-        Self::from_values(cells.iter().map(|&cell| tuple.cell(cell).text()))
+        let values = cells.iter().map(|&cell| tuple.cell(cell).text());
+        let size = values.clone().flatten().map(|value| 4 + value.len()).sum();
+        Self::with_room(size, values)
     }
 
     /// The key of these values; None if one of them is.
     pub fn from_values<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> Option<Self> {
-        let mut bytes = Vec::new();
+        Self::with_room(0, values)
+    }
+
+    fn with_room<'a>(size: usize, values: impl Iterator<Item = Option<&'a [u8]>>) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(size);
         for value in values {
             let value = value?;
             bytes.extend_from_slice(&(value.len() as u32).to_be_bytes());

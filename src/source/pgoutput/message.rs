@@ -335,20 +335,27 @@ fn old_tuple(c: &mut Cursor<'_>, marker: u8, field: &'static str) -> Result<OldT
 
 fn decode_tuple(c: &mut Cursor<'_>) -> Result<Tuple, DecodeError> {
     let count = c.count("tuple column count")?;
-    let mut tuple = TupleBuilder::with_room(count, c.remaining());
+    // Looked through first: memory that is taken as it is needed costs less than what is given back.
+    let (mut ahead, mut bytes) = (*c, 0);
     for _ in 0..count {
-        tuple.push(match c.u8("tuple cell kind")? {
-            b'n' => Cell::Null,
-            b'u' => Cell::Unchanged,
-            b't' => {
-                let length = c.length("tuple cell length")?;
-                Cell::Text(c.bytes(length, "tuple cell")?)
-            }
-            b'b' => return Err(DecodeError::BinaryCell),
-            other => {
-                return Err(DecodeError::Invalid { field: "tuple cell kind", value: i64::from(other) });
-            }
-        });
+        bytes += decode_cell(&mut ahead)?.text().map_or(0, <[u8]>::len);
+    }
+    let mut tuple = TupleBuilder::with_room(count, bytes);
+    for _ in 0..count {
+        tuple.push(decode_cell(c)?);
     }
     Ok(tuple.build())
+}
+
+fn decode_cell<'a>(c: &mut Cursor<'a>) -> Result<Cell<'a>, DecodeError> {
+    match c.u8("tuple cell kind")? {
+        b'n' => Ok(Cell::Null),
+        b'u' => Ok(Cell::Unchanged),
+        b't' => {
+            let length = c.length("tuple cell length")?;
+            c.bytes(length, "tuple cell").map(Cell::Text)
+        }
+        b'b' => Err(DecodeError::BinaryCell),
+        other => Err(DecodeError::Invalid { field: "tuple cell kind", value: i64::from(other) }),
+    }
 }
