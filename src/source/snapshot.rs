@@ -98,6 +98,9 @@ fn begin_sql(tables: &[&Table]) -> String {
 /// How long a session that shares a snapshot waits for a lock: who is before it may wait for the session that exported it.
 const LOCK_PATIENCE: &str = "2s";
 
+/// What is read in pieces would be compiled for each of them, which takes longer than it saves.
+const WITHOUT_JIT: &str = "SET LOCAL jit = off";
+
 /// Lets other sessions of this primary read the snapshot that is open on `client`, as long as it is. Answers what it is called;
 /// None if the role may not do that.
 pub async fn export(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
@@ -106,6 +109,7 @@ pub async fn export(client: &Client) -> Result<Option<String>, tokio_postgres::E
     if !client.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
         return Ok(None);
     }
+    client.batch_execute(WITHOUT_JIT).await?;
     client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await?.try_get(0).map(Some)
 }
 
@@ -117,7 +121,7 @@ pub async fn join(
     exported: &BackfillSnapshot,
 ) -> Result<bool, tokio_postgres::Error> {
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; SET LOCAL lock_timeout = '{LOCK_PATIENCE}'",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; SET LOCAL lock_timeout = '{LOCK_PATIENCE}'; {WITHOUT_JIT}",
         quote_literal(name)
     );
     client.batch_execute(&begin).await?;

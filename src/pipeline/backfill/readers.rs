@@ -63,8 +63,8 @@ impl<'a> Readers<'a> {
         first: &'a Session,
         copies: &[(CopyQuery, Option<Load>)],
     ) -> Checked<Readers<'a>> {
-        let statements = copies.iter().map(|(copy, _)| vec![copy.sql.clone()]).collect();
-        let mut readers = Readers { first, others: Vec::new(), statements };
+        let mut ranges: Vec<_> = copies.iter().map(|(copy, _)| vec![copy.sql.clone()]).collect();
+        let mut readers = Readers { first, others: Vec::new(), statements: ranges.clone() };
         let sql = &definition.pipeline.sql;
         // A snapshot of a standby has no seam.
         if reading.snapshot.seam.is_none() || sql.transform.is_none() && sql.insert.is_none() {
@@ -76,14 +76,18 @@ impl<'a> Readers<'a> {
             let (pages, bytes) = size.map_err(PipelineError::source("asking how large a table is"))?;
             let count = (bytes / bytes_each()).clamp(1, READERS_MAX);
             if count > 1 && reads_ranges_alone(first, copy).await? {
-                let ranges = split(pages, count * RANGES_EACH).into_iter();
-                readers.statements[at] = ranges.map(|(from, to)| copy.of_pages(from, to)).collect();
+                let of_table = split(pages, count * RANGES_EACH).into_iter();
+                ranges[at] = of_table.map(|(from, to)| copy.of_pages(from, to)).collect();
                 wanted = count.max(wanted);
             }
         }
         let allowed: Vec<_> = (1..wanted).map_while(|_| OTHERS.try_acquire().ok()).collect();
         if !allowed.is_empty() {
             readers.invite(definition, reading, allowed).await?;
+        }
+        // Whoever reads alone reads in one go.
+        if !readers.others.is_empty() {
+            readers.statements = ranges;
         }
         Ok(readers)
     }
