@@ -27,6 +27,11 @@ macro_rules! codes {
                 match self { $(Code::$name => $title,)* }
             }
 
+            /// Whether it is about reaching a server.
+            pub fn is_of_connection(self) -> bool {
+                self.as_str().starts_with("TRK03")
+            }
+
             /// As it is shown.
             pub fn as_str(self) -> &'static str {
                 match self { $(Code::$name => concat!("TRK", $number),)* }

@@ -24,6 +24,8 @@ pub struct Budget {
     slot: String,
     budget: WalBudget,
     members: Vec<Member>,
+    /// Pipelines that couldn't start, and hold the slot all the same.
+    aside: Vec<String>,
     told: Option<Instant>,
     told_of_risk: Option<Instant>,
 }
@@ -52,8 +54,14 @@ impl Held {
 
 impl Budget {
     /// For the pipelines that read from that slot.
-    pub fn new(connection: String, slot: String, budget: WalBudget, members: Vec<Member>) -> Self {
-        Budget { connection, slot, budget, members, told: None, told_of_risk: None }
+    pub fn new(
+        connection: String,
+        slot: String,
+        budget: WalBudget,
+        members: Vec<Member>,
+        aside: Vec<String>,
+    ) -> Self {
+        Budget { connection, slot, budget, members, aside, told: None, told_of_risk: None }
     }
 
     /// Looks once at what the slot keeps, which was read just now, after the WAL ended at `wal_lsn`.
@@ -82,7 +90,8 @@ impl Budget {
         }
         // Where nobody streams, nobody tells the slot that all it waited for was given up. The position was read before
         // looking at the pipelines: one that has begun to hold the slot since then will need nothing from before it.
-        if !held.is_active && !self.members.is_empty() && self.members.iter().all(|m| m.floor.is_given_up()) {
+        let is_needless = self.aside.is_empty() && self.members.iter().all(|m| m.floor.is_given_up());
+        if !held.is_active && !self.members.is_empty() && is_needless {
             let sql = "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn)";
             client.execute(sql, &[&self.slot, &held.wal_lsn.to_string()]).await?;
         }
@@ -114,6 +123,11 @@ impl Budget {
                  reached",
                 member.name(),
                 member.floor.lsn()
+            ),
+            None if !self.aside.is_empty() => format!(
+                "held for what can't start (pipeline {}). Mend the cause, and it goes on by itself; or remove its folder and \
+                 start trucker again: its place is given up then",
+                self.aside.join(", ")
             ),
             None => "no pipeline is that far behind: a long transaction on the source holds it, or trucker has only \
                      just caught up"

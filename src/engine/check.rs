@@ -57,11 +57,15 @@ fn files(loaded: &Loaded) -> Findings {
 /// Whether stored progress fits the servers.
 async fn continue_where_it_was(prepared: &PreparedProject, findings: &mut Findings) {
     for source in &prepared.sources {
+        let before = findings.errors().count();
+        continuity::look(source, findings).await;
+        if findings.errors().count() > before {
+            continue;
+        }
         findings.of_connection(&source.connection.name);
-        match continuity::check(source).await {
-            Ok(()) if source.slot.is_none() => findings.ok("slot", "none yet: `trucker run` makes it"),
-            Ok(()) => findings.ok("slot", format!("{} goes on where it was", source.slot_name)),
-            Err(error) => findings.error(error),
+        match &source.slot {
+            None => findings.ok("slot", "none yet: `trucker run` makes it"),
+            Some(_) => findings.ok("slot", format!("{} goes on where it was", source.slot_name)),
         }
     }
 }

@@ -2,29 +2,43 @@
 //! and history that it was made on; anything else is refused, with what to do, and never continued with a gap.
 
 use super::error::EngineError;
-use super::prepare::{Prepared, PreparedSource, fetch_switch_point};
+use super::findings::Findings;
+use super::prepare::{Prepared, PreparedSource};
 use crate::change::Lsn;
 use crate::codes::Code;
-use crate::config::Diagnostic;
+use crate::config::{Diagnostic, PostgresConnection};
 use crate::pipeline::definition::Definition;
+use crate::postgres::{RawConnection, RawError};
 use crate::sink::Checkpoint;
 use crate::source::publication::Publication;
 use crate::source::slot::Slot;
 
 /// Refuses what can't go on exactly where it stopped.
 pub async fn check(source: &PreparedSource) -> Result<(), EngineError> {
-    let mut problems = Vec::new();
-    problems.extend(source.slot.as_ref().and_then(|slot| unusable(source, slot)));
-    if problems.is_empty() {
-        problems.extend(publication(source));
-        for pipeline in &source.pipelines {
-            if let Some(checkpoint) = &pipeline.checkpoint {
-                problems.extend(redirected(&pipeline.definition, checkpoint));
-                problems.extend(continues(source, checkpoint).await?);
-            }
+    let mut findings = Findings::default();
+    look(source, &mut findings).await;
+    findings.verdict()
+}
+
+/// Finds what can't go on exactly where it stopped: the source's whole stream, or single pipelines.
+pub async fn look(source: &PreparedSource, findings: &mut Findings) {
+    findings.of_connection(&source.connection.name);
+    if let Some(problem) = source.slot.as_ref().and_then(|slot| unusable(source, slot)) {
+        return findings.add(problem);
+    }
+    publication(source).into_iter().for_each(|problem| findings.add(problem));
+    for pipeline in &source.pipelines {
+        let Some(checkpoint) = pipeline.place() else { continue };
+        findings.of_pipeline(&checkpoint.pipeline);
+        let published = source.publication.iter();
+        let lost = published.flat_map(|publication| unpublished(source, publication, pipeline));
+        lost.for_each(|problem| findings.add(problem));
+        redirected(&pipeline.definition, checkpoint).into_iter().for_each(|problem| findings.add(problem));
+        match continues(source, checkpoint).await {
+            Ok(problem) => problem.into_iter().for_each(|problem| findings.add(problem)),
+            Err(error) => findings.error(error),
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(EngineError::Servers(problems.into_iter().collect())) }
 }
 
 pub(super) const START_OVER: &str =
@@ -100,13 +114,12 @@ fn publication(source: &PreparedSource) -> Vec<Diagnostic> {
         );
         problems.push(start_over(Code::PublicationAltered, message));
     }
-    problems.extend(source.pipelines.iter().flat_map(|pipeline| unpublished(source, publication, pipeline)));
     problems
 }
 
 /// What has befallen a pipeline's tables in the publication.
 fn unpublished(source: &PreparedSource, publication: &Publication, pipeline: &Prepared) -> Vec<Diagnostic> {
-    let Some(checkpoint) = &pipeline.checkpoint else { return Vec::new() };
+    let Some(checkpoint) = pipeline.place() else { return Vec::new() };
     let (connection, name) = (&source.connection.name, &source.slot_name);
     let tables = &pipeline.definition.tables;
     let pipeline_name = &pipeline.definition.pipeline.name;
@@ -205,4 +218,28 @@ async fn continues(
         return Ok(Some(refill(Code::WalBehind, message, pipeline)));
     }
     Ok(None)
+}
+
+/// Where the server's history left a timeline, asked of the server itself.
+async fn fetch_switch_point(
+    connection: &PostgresConnection,
+    left: u32,
+    current: u32,
+) -> Result<Option<Lsn>, EngineError> {
+    let failed = |e: String| {
+        let message = format!("connection {}: reading the timeline's history: {e}", connection.name);
+        EngineError::server(Code::ServerAnswer, message)
+    };
+    let mut raw = RawConnection::connect(connection).await?;
+    let rows = raw.query(&format!("TIMELINE_HISTORY {current}")).await.map_err(|e| match e {
+        RawError::Server(error) => failed(error.to_string()),
+        error => failed(format!("{error:?}")),
+    })?;
+    let text = rows.into_iter().flatten().flatten().next_back().unwrap_or_default();
+    // Lines of: timeline, switch point, reason.
+    let line = text.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        (fields.next()?.parse() == Ok(left)).then(|| fields.next()?.parse().ok())?
+    });
+    Ok(line)
 }

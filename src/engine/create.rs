@@ -28,7 +28,8 @@ pub async fn create(project: &mut PreparedProject, creation: Creation) -> Result
     retire_orphans(project).await?;
     for source in &mut project.sources {
         if creation == Creation::Allowed {
-            ensure_publication(source).await?;
+            let is_whole = project.aside.iter().all(|aside| aside.source != source.connection.name);
+            ensure_publication(source, is_whole).await?;
         }
         replica::wait_for_publication(source).await?;
     }
@@ -75,7 +76,8 @@ pub(super) async fn orphans(project: &PreparedProject) -> Result<Vec<(String, St
             });
             // By name alone: another connection of the project may lead to the same database.
             let mut pipelines = project.sources.iter().flat_map(|s| &s.pipelines);
-            let is_known = pipelines.any(|p| p.definition.key.pipeline == found.pipeline);
+            let is_known = pipelines.any(|p| p.definition.key.pipeline == found.pipeline)
+                || project.aside.iter().any(|aside| aside.pipeline == found.pipeline);
             if is_ours && !is_known && found.loaded_lsn.is_some() {
                 orphans.push((name.clone(), found.pipeline));
             }
@@ -121,8 +123,10 @@ pub(super) fn publication_steps(source: &PreparedSource) -> PublicationSteps {
     }
 }
 
-async fn ensure_publication(source: &mut PreparedSource) -> Result<(), EngineError> {
-    let steps = publication_steps(source);
+/// What no pipeline reads is taken out of it only where all of them are here.
+async fn ensure_publication(source: &mut PreparedSource, is_whole: bool) -> Result<(), EngineError> {
+    let mut steps = publication_steps(source);
+    steps.dropping.take_if(|_| !is_whole);
     let statements: Vec<String> =
         [steps.adding, steps.dropping].into_iter().flatten().map(|(sql, _)| sql).collect();
     if statements.is_empty() {

@@ -44,6 +44,11 @@ impl EngineError {
         }
     }
 
+    /// Whether servers only couldn't be reached, which may pass.
+    pub fn is_of_connections(&self) -> bool {
+        self.codes().into_iter().all(Code::is_of_connection)
+    }
+
     /// The problems one by one.
     pub fn into_diagnostics(self) -> Diagnostics {
         match self {

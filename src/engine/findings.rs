@@ -68,6 +68,11 @@ impl Default for Findings {
 }
 
 impl Findings {
+    /// What follows is about all of it.
+    pub fn of_project(&mut self) {
+        self.subject = Subject::Project;
+    }
+
     /// What follows is about this connection.
     pub fn of_connection(&mut self, name: &str) {
         self.subject = Subject::Connection(name.to_owned());
@@ -136,6 +141,16 @@ impl Findings {
         })
     }
 
+    /// What is wrong, and with what.
+    pub fn errors(&self) -> impl Iterator<Item = (&Subject, &Diagnostic)> {
+        self.all.iter().filter_map(|finding| match &finding.outcome {
+            Outcome::Problem(problem) if problem.severity == Severity::Error => {
+                Some((&finding.subject, problem))
+            }
+            _ => None,
+        })
+    }
+
     /// What is dubious.
     pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
         self.problems().filter(|problem| problem.severity == Severity::Warning)
@@ -143,8 +158,7 @@ impl Findings {
 
     /// Ok if nothing is wrong. Problems with files come first: they are the user's own to mend.
     pub fn verdict(&self) -> Result<(), EngineError> {
-        let mut errors: Vec<Diagnostic> =
-            self.problems().filter(|problem| problem.severity == Severity::Error).cloned().collect();
+        let mut errors: Vec<Diagnostic> = self.errors().map(|(_, problem)| problem.clone()).collect();
         if errors.is_empty() {
             return Ok(());
         }

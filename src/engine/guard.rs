@@ -26,6 +26,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// its connections live on, is not to keep others away for ever.
 const HOLD: &str = "SET idle_session_timeout = '30s'";
 const WAIT: Duration = Duration::from_secs(1);
+/// The first wait, which isn't spoken of: what a process leaves behind that has just ended is gone within moments.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// How long `--once` waits for another process to let go: a killed one's slot is free within moments.
 const ONCE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -82,12 +84,15 @@ pub async fn take_slot(
         if is_once && waited >= ONCE_PATIENCE {
             return Err(EngineError::Held(message));
         }
-        waits();
-        if waited.as_secs().is_multiple_of(10) {
-            tracing::warn!(event = "standing_by", code = %Code::Held, "{message}; waiting for it to end");
+        let pause = if waited.is_zero() { FIRST_WAIT } else { WAIT };
+        if !waited.is_zero() {
+            waits();
+            if waited.as_secs().is_multiple_of(10) {
+                tracing::warn!(event = "standing_by", code = %Code::Held, "{message}; waiting for it to end");
+            }
         }
         tokio::select! {
-            () = tokio::time::sleep(WAIT) => waited += WAIT,
+            () = tokio::time::sleep(pause) => waited += pause,
             _ = shutdown.wait_for(|end| *end) => return Err(EngineError::Held(message)),
         }
     }

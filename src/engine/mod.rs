@@ -8,7 +8,9 @@
 //! a run would do, [`compile`] which SQL it would run, [`preview`] what comes of that, [`verify`] whether an output
 //! has it.
 
+mod aside;
 pub mod ask;
+mod begin;
 pub mod budget;
 pub mod check;
 pub mod compile;
@@ -54,6 +56,7 @@ use crate::pipeline::state::{Phase, State};
 use crate::pipeline::task::{Attach, LostTables, Task};
 use crate::postgres::catalog::fetch_durable_lsn;
 
+use aside::Aside;
 use budget::Budget;
 use error::EngineError;
 use guard::Guard;
@@ -113,6 +116,7 @@ pub struct Options {
 struct Running<'b> {
     options: Options,
     board: &'b Board,
+    aside: Vec<Aside>,
     pipelines: Vec<WatchedPipeline>,
     sources: Vec<WatchedSource>,
     targets: Vec<Option<Lsn>>,
@@ -135,34 +139,39 @@ pub async fn run(
     mut shutdown: Receiver<bool>,
     board: &Board,
 ) -> Result<Ended, EngineError> {
-    let mut prepared = prepare::prepare(project, options.creation).await?;
-    let mut guards = Vec::new();
-    for source in &prepared.sources {
-        let is_once = options.until == Until::CaughtUp;
-        let waits = || board.enter(RunState::Standby);
-        guards.push(guard::take(source, is_once, &mut shutdown, &waits).await?);
+    let (mut project, mut pause, mut has_run) = (project.clone(), aside::PAUSE_MIN, false);
+    loop {
+        let (prepared, guards) = match begin::begin(&project, options, &mut shutdown, board).await {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return Ok(Ended::Well),
+            Err(error) if has_run && error.is_of_connections() => {
+                tracing::warn!(event = "not_renewed", "{error}; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => continue,
+                    _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        has_run = true;
+        let mut running = start(prepared, guards, options, board).await?;
+        if options.until == Until::Shutdown {
+            running.watch_requests(&project);
+        }
+        let aside = running.aside.clone();
+        let fits = aside::until_one_fits(&project, &aside, options.creation, &mut pause);
+        let Some(renewed) = running.supervise(shutdown.clone(), fits).await else {
+            return Ok(running.end(RunState::Stopping).await);
+        };
+        tracing::info!(
+            event = "renewing",
+            "a pipeline that couldn't start can now: all begin anew where they are"
+        );
+        match running.end(RunState::Starting).await {
+            Ended::Fenced => return Ok(Ended::Fenced),
+            Ended::Well | Ended::WithFailures => project = renewed,
+        }
     }
-    if guards.iter().any(|(_, has_waited)| *has_waited) {
-        board.enter(RunState::Starting);
-        prepared = prepare::prepare(project, options.creation).await?;
-    }
-    for source in &prepared.sources {
-        continuity::check(source).await?;
-    }
-    tokio::select! {
-        made = create::create(&mut prepared, options.creation) => made?,
-        _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
-    }
-    if !create::create_slots(&mut prepared, &mut shutdown).await? {
-        return Ok(Ended::Well);
-    }
-    let guards = guards.into_iter().map(|(guard, _)| guard).collect();
-    let mut running = start(prepared, guards, options, board).await?;
-    if options.until == Until::Shutdown {
-        running.watch_requests(project);
-    }
-    running.supervise(shutdown).await;
-    Ok(running.end().await)
 }
 
 async fn start(
@@ -172,10 +181,12 @@ async fn start(
     board: &Board,
 ) -> Result<Running<'_>, EngineError> {
     let (stop_pipelines, stopping) = channel(false);
+    let aside = prepared.aside;
     let count = prepared.sources.iter().map(|source| source.pipelines.len()).sum::<usize>();
     let mut running = Running {
         options,
         board,
+        aside: aside.clone(),
         pipelines: Vec::new(),
         sources: Vec::new(),
         targets: Vec::new(),
@@ -195,11 +206,13 @@ async fn start(
         let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
         let (name, watched_slot) = (connection.name.clone(), slot.clone());
         running.sources.push(WatchedSource { name, slot: watched_slot, health: health.clone() });
+        let of_source = aside.iter().filter(|aside| aside.holds && aside.source == connection.name);
+        let holding = of_source.map(|aside| aside.pipeline.clone()).collect();
         let ((lose, lost), renew) = (channel(LostTables::new()), Arc::<Notify>::default());
         running.start_source(source, queue_bytes, lost, renew.clone(), stopping.clone()).await?;
         let of_source = running.pipelines.iter().filter(|pipeline| pipeline.source == place);
         let members = of_source.map(|pipeline| pipeline.member.clone()).collect();
-        let budget = Budget::new(connection.name, slot, connection.wal_budget, members);
+        let budget = Budget::new(connection.name, slot, connection.wal_budget, members, holding);
         let watching = async move { Event::Guard(place, guard.watch(&health, budget, lose, &renew).await) };
         running.guards.spawn(running.pulses.beating(watching));
     }
@@ -228,16 +241,17 @@ impl Running<'_> {
         };
         self.targets.push(target);
         let (attach, attaching) = mpsc::channel(64);
-        let (mut progress, mut readers) = (Progress::default(), Vec::new());
+        let (mut progress, mut readers) = (self.held_aside(&source), Vec::new());
         for pipeline in &source.pipelines {
             let definition = pipeline.definition.clone();
-            let loaded = pipeline.checkpoint.as_ref().and_then(|checkpoint| checkpoint.loaded_lsn);
+            let checkpoint = pipeline.place();
+            let loaded = checkpoint.and_then(|checkpoint| checkpoint.loaded_lsn);
             let floor = progress.add(loaded.unwrap_or_else(|| source.slot_lsn()));
             let place = self.pipelines.len();
             let tables = definition.tables.iter().map(|t| (t.oid, t.schema.clone(), t.table.clone()));
             readers.push(Reader { place, floor: floor.clone(), tables: tables.collect() });
             let state = Arc::new(State::default());
-            let age = pipeline.checkpoint.as_ref().filter(|_| loaded.is_some()).map(|c| c.age);
+            let age = checkpoint.filter(|_| loaded.is_some()).map(|c| c.age);
             let now = Instant::now();
             let (orders, ordered) = mpsc::channel(4);
             let member =
@@ -275,6 +289,15 @@ impl Running<'_> {
             source_stopping,
         );
         Ok(())
+    }
+
+    /// Floors that nobody moves: of pipelines that come in later.
+    fn held_aside(&self, source: &PreparedSource) -> Progress {
+        let mut progress = Progress::default();
+        for _ in self.aside.iter().filter(|aside| aside.holds && aside.source == source.connection.name) {
+            progress.add(source.slot_lsn());
+        }
+        progress
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one task, each used once")]
@@ -321,26 +344,40 @@ impl Running<'_> {
         }
     }
 
-    /// Waits until it is time to end.
-    async fn supervise(&mut self, mut shutdown: Receiver<bool>) {
+    /// Waits until it is time to end; or to begin anew, as the project that `fits` answers. That isn't while a pipeline
+    /// is filled, which would begin from nothing.
+    async fn supervise(
+        &mut self,
+        mut shutdown: Receiver<bool>,
+        fits: impl Future<Output = Project>,
+    ) -> Option<Project> {
+        let (mut fits, mut renewed) = (std::pin::pin!(fits), None);
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         let is_once = self.targets.iter().any(Option::is_some);
         tracing::info!(event = "running", pipelines = self.pipelines.len(), "running");
         let mut show = tokio::time::interval(SHOW_INTERVAL);
         while self.pipelines_left > 0 && !self.is_fenced {
             tokio::select! {
-                _ = shutdown.wait_for(|end| *end) => return,
+                _ = shutdown.wait_for(|end| *end) => return None,
+                project = &mut fits, if renewed.is_none() => renewed = Some(project),
                 Some(event) = self.tasks.join_next() => self.note(event),
                 Some(event) = self.guards.join_next() => self.note(event),
-                _ = look.tick(), if is_once => if self.has_caught_up() { return },
+                _ = look.tick(), if is_once => if self.has_caught_up() { return None },
                 _ = show.tick() => self.show(RunState::Running),
             }
+            let fills = |pipeline: &WatchedPipeline| pipeline.member.state.phase() == Phase::Backfill;
+            if renewed.is_some() && !self.pipelines.iter().any(fills) {
+                return renewed;
+            }
         }
+        None
     }
 
     fn show(&mut self, state: RunState) {
         let turns = self.pulses.all_turn();
-        self.board.put(Snapshot { turns, ..look(state, &mut self.pipelines, &self.sources) });
+        let mut snapshot = look(state, &mut self.pipelines, &self.sources);
+        snapshot.pipelines.extend(self.aside.iter().map(Aside::snapshot));
+        self.board.put(Snapshot { turns, ..snapshot });
     }
 
     fn has_caught_up(&self) -> bool {
@@ -386,8 +423,8 @@ impl Running<'_> {
     }
 
     /// Lets pipelines finish what they are at, then sources confirm it.
-    async fn end(mut self) -> Ended {
-        self.show(RunState::Stopping);
+    async fn end(mut self, state: RunState) -> Ended {
+        self.show(state);
         self.stop_pipelines.send_replace(true);
         let finished = tokio::time::timeout(GRACE, async {
             while self.pipelines_left > 0 {

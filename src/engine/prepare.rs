@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::aside::{self, Aside};
 use super::error::EngineError;
 use super::findings::Findings;
 use super::replica::{self, Replica};
 use super::requirements;
 use super::rights;
 use super::wiring;
-use crate::change::{Lsn, ReplicaIdentity};
+use crate::change::ReplicaIdentity;
 use crate::codes::Code;
 use crate::config::{Connection, Diagnostic, Pipeline, PostgresConnection, Project};
 use crate::pipeline::backfill;
@@ -21,7 +22,7 @@ use crate::pipeline::versions;
 use crate::pipeline::{loading, offline};
 use crate::postgres::catalog::{ServerIdentity, fetch_running_server, fetch_server_identity};
 use crate::postgres::ident::quote_idents;
-use crate::postgres::{Purpose, RawConnection, RawError, Session, connect};
+use crate::postgres::{Purpose, Session, connect};
 use crate::sink::{Checkpoint, CheckpointKey, Origin, Output};
 use crate::source::publication::{self, Publication};
 use crate::source::slot::{self, Slot};
@@ -45,6 +46,13 @@ pub struct Prepared {
     pub definition: Arc<Definition>,
     /// Where it was left; None if it never ran, or its first backfill isn't done.
     pub checkpoint: Option<Checkpoint>,
+}
+
+impl Prepared {
+    /// Where it goes on. The place of one that is to be filled anew counts for nothing: it may be of another history.
+    pub fn place(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref().filter(|found| !found.is_to_be_filled())
+    }
 }
 
 /// A source, as it was found.
@@ -117,6 +125,8 @@ pub struct PreparedProject {
     pub outputs: BTreeMap<String, Output>,
     /// The project's name in checkpoints.
     pub name: String,
+    /// Pipelines that can't start now.
+    pub aside: Vec<Aside>,
 }
 
 /// Checks a whole project against its servers. Changes nothing on any of them.
@@ -124,10 +134,26 @@ pub async fn prepare(project: &Project, creation: Creation) -> Result<PreparedPr
     let mut findings = Findings::default();
     let prepared = survey(project, creation, &mut findings).await;
     findings.verdict()?;
+    advise(&findings);
+    Ok(prepared)
+}
+
+/// The same for a run that goes on without the pipelines that can't start, where there are others.
+pub async fn prepare_those_that_fit(
+    project: &Project,
+    creation: Creation,
+) -> Result<PreparedProject, EngineError> {
+    let mut findings = Findings::default();
+    let mut prepared = survey(project, creation, &mut findings).await;
+    aside::divide(project, &findings, &mut prepared).await?;
+    advise(&findings);
+    Ok(prepared)
+}
+
+fn advise(findings: &Findings) {
     for warning in findings.warnings() {
         tracing::warn!(event = "advice", code = %warning.code, "{}", warning.one_line());
     }
-    Ok(prepared)
 }
 
 /// The same, gathering all that is found, whatever it is. What it answers is whole only where nothing is wrong.
@@ -168,9 +194,10 @@ pub(super) async fn survey(
             }
         }
     }
+    findings.of_project();
     let done = wiring::check(&sources, &outputs, findings).await;
     done.unwrap_or_else(|error| findings.error(error));
-    PreparedProject { sources, outputs, name }
+    PreparedProject { sources, outputs, name, aside: Vec::new() }
 }
 
 /// Reaches the outputs. Those that can't be written to are left out.
@@ -452,28 +479,4 @@ pub(super) async fn define(
     }
     backfill::check(&definition, source.1, &types).await?;
     Ok(definition)
-}
-
-/// Where the server's history left a timeline, asked of the server itself.
-pub async fn fetch_switch_point(
-    connection: &PostgresConnection,
-    left: u32,
-    current: u32,
-) -> Result<Option<Lsn>, EngineError> {
-    let failed = |e: String| {
-        let message = format!("connection {}: reading the timeline's history: {e}", connection.name);
-        EngineError::server(Code::ServerAnswer, message)
-    };
-    let mut raw = RawConnection::connect(connection).await?;
-    let rows = raw.query(&format!("TIMELINE_HISTORY {current}")).await.map_err(|e| match e {
-        RawError::Server(error) => failed(error.to_string()),
-        error => failed(format!("{error:?}")),
-    })?;
-    let text = rows.into_iter().flatten().flatten().next_back().unwrap_or_default();
-    // Lines of: timeline, switch point, reason.
-    let line = text.lines().find_map(|line| {
-        let mut fields = line.split_whitespace();
-        (fields.next()?.parse() == Ok(left)).then(|| fields.next()?.parse().ok())?
-    });
-    Ok(line)
 }

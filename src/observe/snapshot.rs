@@ -205,6 +205,37 @@ pub struct PipelineSnapshot {
 }
 
 impl PipelineSnapshot {
+    /// One that has done nothing yet, and why.
+    pub fn idle(
+        name: &str,
+        (source, output): (&str, &str),
+        state: PipelineState,
+        since: Time,
+        last_error: Option<TroubleSnapshot>,
+    ) -> Self {
+        PipelineSnapshot {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            output: output.to_owned(),
+            state,
+            since,
+            lag_seconds: 0.0,
+            lag_bytes: 0,
+            loaded_lsn: "0/0".to_owned(),
+            changes: Changes::default(),
+            changes_per_second: 0.0,
+            rows: 0,
+            batches: 0,
+            retries: 0,
+            failures: 0,
+            skipped: 0,
+            dead_letters: 0,
+            backfill: None,
+            last_error,
+            stages: Default::default(),
+        }
+    }
+
     /// Its last error, if it still counts.
     pub fn trouble(&self) -> Option<&TroubleSnapshot> {
         let counts = matches!(self.state, PipelineState::Failed | PipelineState::Retrying);
@@ -307,27 +338,8 @@ pub mod samples {
 
     /// A pipeline that follows.
     pub fn pipeline(name: &str) -> PipelineSnapshot {
-        PipelineSnapshot {
-            name: name.to_owned(),
-            source: "source".to_owned(),
-            output: "output".to_owned(),
-            state: PipelineState::Following,
-            since: Time(SystemTime::UNIX_EPOCH),
-            lag_seconds: 0.0,
-            lag_bytes: 0,
-            loaded_lsn: "0/0".to_owned(),
-            changes: Changes::default(),
-            changes_per_second: 0.0,
-            rows: 0,
-            batches: 0,
-            retries: 0,
-            failures: 0,
-            skipped: 0,
-            dead_letters: 0,
-            backfill: None,
-            last_error: None,
-            stages: Default::default(),
-        }
+        let since = Time(SystemTime::UNIX_EPOCH);
+        PipelineSnapshot::idle(name, ("source", "output"), PipelineState::Following, since, None)
     }
 
     /// One that failed with this message.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::failure::Failure;
-use super::request::Request;
+use super::request::{Asked, Request};
 use crate::change::Lsn;
 use crate::checkpoint::Seam;
 
@@ -54,6 +54,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Whether somebody asks for it to be filled anew, wherever it stands.
+    pub fn is_to_be_filled(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.asked == Asked::Backfill)
+    }
+
     /// Whether rows that the backfill made are from other SQL than that of this hash.
     pub fn was_backfilled_by_other_sql(&self, sql_hash: &str) -> bool {
         self.loaded_lsn.is_some()

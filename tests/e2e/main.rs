@@ -9,6 +9,7 @@
 mod harness;
 
 mod alerts;
+mod aside;
 mod backfill;
 mod big_transaction;
 mod bulk;

@@ -1,0 +1,179 @@
+//! Pipelines that can't start while others of the project can: each is set aside with its reason, its place is kept, and
+//! it is looked at again until it fits. Changes nothing on any server. A project that never ran starts whole or not at all.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use super::continuity;
+use super::error::EngineError;
+use super::findings::{Findings, Subject};
+use super::prepare::{Creation, PreparedProject, PreparedSource, survey};
+use crate::config::{self, Diagnostic, Pipeline, Project};
+use crate::observe::snapshot::{PipelineSnapshot, PipelineState, Time, TroubleSnapshot};
+
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The first pause before looking again; each is twice the last one.
+pub const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// A pipeline that can't start now.
+#[derive(Debug, Clone)]
+pub struct Aside {
+    /// Its name.
+    pub pipeline: String,
+    /// The connection that it reads from.
+    pub source: String,
+    /// Whether the slot has to keep what it may need.
+    pub holds: bool,
+    output: String,
+    problem: Diagnostic,
+    since: SystemTime,
+}
+
+impl Aside {
+    fn new(pipeline: &Pipeline, problem: &Diagnostic, holds: bool) -> Self {
+        tracing::error!(event = "set_aside", code = %problem.code, pipeline = %pipeline.name,
+            "pipeline {} can't start: {}. The others go on, its place is kept, and it is looked at again by itself",
+            pipeline.name, problem.one_line());
+        Aside {
+            pipeline: pipeline.name.clone(),
+            source: pipeline.input.connection.clone(),
+            holds,
+            output: pipeline.output.connection.clone(),
+            problem: problem.clone(),
+            since: SystemTime::now(),
+        }
+    }
+
+    /// What others may see of it.
+    pub fn snapshot(&self) -> PipelineSnapshot {
+        let is_away = self.problem.code.is_of_connection();
+        let state = if is_away { PipelineState::Retrying } else { PipelineState::Failed };
+        let again = "It is looked at again by itself, at least every 30 s".to_owned();
+        let fix = self.problem.help.iter().cloned().chain([again]).collect::<Vec<_>>().join(". ");
+        let (at, message) = (Time(self.since), self.problem.one_line());
+        let trouble = TroubleSnapshot { at, code: self.problem.code, message, fix: Some(fix) };
+        let idle =
+            PipelineSnapshot::idle(&self.pipeline, (&self.source, &self.output), state, at, Some(trouble));
+        // Since it was last seen to have everything, which this process never has.
+        PipelineSnapshot { lag_seconds: at.before(Time(SystemTime::now())).as_secs_f64().round(), ..idle }
+    }
+}
+
+/// What is wrong with whom, as far as it is one pipeline's trouble; None where it is the whole project's.
+fn wrong<'p, 'f>(
+    project: &'p Project,
+    findings: &'f Findings,
+) -> Option<BTreeMap<&'p str, (&'p Pipeline, &'f Diagnostic)>> {
+    let errors: Vec<(&Subject, &Diagnostic)> = findings.errors().collect();
+    if errors.iter().any(|(subject, _)| **subject == Subject::Project) {
+        return None;
+    }
+    let of = |pipeline: &Pipeline| {
+        errors.iter().find_map(|(subject, problem)| {
+            let is_about = match subject {
+                Subject::Project => true,
+                Subject::Pipeline(name) => *name == pipeline.name,
+                Subject::Connection(name) => {
+                    *name == pipeline.input.connection || *name == pipeline.output.connection
+                }
+            };
+            is_about.then_some(*problem)
+        })
+    };
+    let pipelines = project.pipelines.iter();
+    Some(pipelines.filter_map(|p| Some((p.name.as_str(), (p, of(p)?)))).collect())
+}
+
+/// Sets those aside that something is wrong with.
+///
+/// # Errors
+/// All that is wrong, where nobody is left, or nothing has ever run: then nothing is to be created.
+pub async fn divide(
+    project: &Project,
+    findings: &Findings,
+    prepared: &mut PreparedProject,
+) -> Result<(), EngineError> {
+    let Err(verdict) = findings.verdict() else { return Ok(()) };
+    let Some(wrong) = wrong(project, findings) else { return Err(verdict) };
+    let known: Vec<String> = prepared.aside.iter().map(|aside| aside.pipeline.clone()).collect();
+    let is_fine = |name: &str| !wrong.contains_key(name) && !known.iter().any(|known| known == name);
+    let stays = |name: &str| {
+        let mut same = project.pipelines.iter().filter(|p| p.input.connection == name);
+        same.any(|p| is_fine(&p.name))
+    };
+    let has_run = |source: &PreparedSource| source.slot.is_some() && source.publication.is_some();
+    let mut staying = prepared.sources.iter().filter(|source| stays(&source.connection.name)).peekable();
+    if staying.peek().is_none() || !staying.all(has_run) {
+        return Err(verdict);
+    }
+    prepared.sources.retain(|source| stays(&source.connection.name));
+    for source in &mut prepared.sources {
+        source.pipelines.retain(|p| is_fine(&p.definition.pipeline.name));
+    }
+    for (pipeline, problem) in wrong.into_values() {
+        let holds = may_have_a_place(project, prepared, pipeline).await;
+        prepared.aside.push(Aside::new(pipeline, problem, holds));
+    }
+    let written = |name: &str| {
+        prepared.sources.iter().flat_map(|s| &s.pipelines).any(|p| p.definition.output.name() == name)
+    };
+    let unused: Vec<String> = prepared.outputs.keys().filter(|name| !written(name)).cloned().collect();
+    unused.iter().for_each(|name| drop(prepared.outputs.remove(name)));
+    Ok(())
+}
+
+/// Only an output that answers can say that the pipeline was never filled.
+async fn may_have_a_place(project: &Project, prepared: &PreparedProject, pipeline: &Pipeline) -> bool {
+    let Some(output) = prepared.outputs.get(&pipeline.output.connection) else { return true };
+    match output.ledger().fetch_all(project.checkpoint_name()).await {
+        Ok(all) => all.iter().any(|c| c.pipeline == pipeline.name && c.loaded_lsn.is_some()),
+        Err(_) => true,
+    }
+}
+
+/// Looks again until one of them fits, and answers the project then, with their files as they are now; never, where
+/// nobody is aside.
+pub async fn until_one_fits(
+    project: &Project,
+    aside: &[Aside],
+    creation: Creation,
+    pause: &mut Duration,
+) -> Project {
+    if aside.is_empty() {
+        *pause = PAUSE_MIN;
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(*pause).await;
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        let Some(renewed) = read_anew(project, aside).await else { continue };
+        let mut findings = Findings::default();
+        let prepared = survey(&renewed, creation, &mut findings).await;
+        for source in &prepared.sources {
+            continuity::look(source, &mut findings).await;
+        }
+        let fits = |wrong: BTreeMap<&str, _>| aside.iter().any(|a| !wrong.contains_key(a.pipeline.as_str()));
+        if wrong(&renewed, &findings).is_some_and(fits) {
+            return renewed;
+        }
+    }
+}
+
+/// The project as it runs, but for the files of those aside, which may be mended by now; None while the files as a whole
+/// can't be read.
+async fn read_anew(project: &Project, aside: &[Aside]) -> Option<Project> {
+    let dir = project.dir.clone();
+    let now = tokio::task::spawn_blocking(move || config::load(&dir)).await.ok()?.ok()?.project;
+    let mut renewed = project.clone();
+    for pipeline in &mut renewed.pipelines {
+        let found = now.pipelines.iter().find(|found| found.name == pipeline.name);
+        if let Some(found) = found.filter(|_| aside.iter().any(|aside| aside.pipeline == pipeline.name)) {
+            let is_known = |name: &str| project.connection(name) == now.connection(name);
+            // Another place to read from or write to takes a restart, as it does for those at work.
+            if is_known(&found.input.connection) && is_known(&found.output.connection) {
+                *pipeline = found.clone();
+            }
+        }
+    }
+    Some(renewed)
+}
