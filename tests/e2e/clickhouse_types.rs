@@ -296,7 +296,10 @@ fn values_that_a_column_does_not_hold_stop_the_pipeline_without_being_shown() {
             .to_clickhouse(&out)
             .pipeline("t", &config("t", &format!("{}.t", out.name), &[]), &[]);
         let said = s.once_fails(1);
-        assert!(said.contains(words) && !said.contains("4711"), "{from} in {to}: {said}");
+        // A time of day may have these digits, too.
+        let untimed = said.lines().map(|line| line.split_once(r#""level""#).map_or(line, |(_, rest)| rest));
+        let is_shown = untimed.into_iter().any(|line| line.contains("4711"));
+        assert!(said.contains(words) && !is_shown, "{from} in {to}: {said}");
         assert_eq!(out.value("SELECT count() FROM t"), "0");
     }
 }
