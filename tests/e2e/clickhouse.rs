@@ -327,7 +327,7 @@ fn everything_that_a_table_lacks_is_said_before_anything_is_created() {
     let said = checked.text();
     for expected in [
         "CREATE TABLE",
-        "`id` Int32, `v` Nullable(String), `n` Int64, _version UInt128, _is_deleted UInt8",
+        "`id` Int32, `v` Nullable(String), `n` Int64, `_version` UInt128, `_is_deleted` UInt8",
         "never replaced or removed",
         "no version column",
         "that isn't the key (id)",
