@@ -7,13 +7,16 @@ use std::time::{Duration, SystemTime};
 use super::continuity;
 use super::error::EngineError;
 use super::findings::{Findings, Subject};
-use super::prepare::{Creation, PreparedProject, PreparedSource, survey};
+use super::prepare::{Creation, PreparedProject, survey};
 use crate::config::{self, Diagnostic, Pipeline, Project};
 use crate::observe::snapshot::{PipelineSnapshot, PipelineState, Time, TroubleSnapshot};
 
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The first pause before looking again; each is twice the last one.
-pub const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The first pause after all began anew and one is aside again: each costs the others what they are at.
+const REST_MIN: Duration = Duration::from_secs(60);
+const REST_MAX: Duration = Duration::from_secs(3600);
 
 /// A pipeline that can't start now.
 #[derive(Debug, Clone)]
@@ -59,35 +62,39 @@ impl Aside {
     }
 }
 
-/// What is wrong with whom, as far as it is one pipeline's trouble; None where it is the whole project's.
+/// What is wrong with whom, as far as it is pipelines' own trouble or their output's; None where it is the whole project's or
+/// a source's.
 fn wrong<'p, 'f>(
     project: &'p Project,
     findings: &'f Findings,
 ) -> Option<BTreeMap<&'p str, (&'p Pipeline, &'f Diagnostic)>> {
-    let errors: Vec<(&Subject, &Diagnostic)> = findings.errors().collect();
-    if errors.iter().any(|(subject, _)| **subject == Subject::Project) {
+    let is_source = |name: &str| project.pipelines.iter().any(|p| p.input.connection == name);
+    let is_shared = |subject: &Subject| match subject {
+        Subject::Project => true,
+        Subject::Connection(name) => is_source(name),
+        Subject::Pipeline(_) => false,
+    };
+    if findings.errors().any(|(subject, _)| is_shared(subject)) {
         return None;
     }
     let of = |pipeline: &Pipeline| {
-        errors.iter().find_map(|(subject, problem)| {
+        findings.errors().find_map(|(subject, problem)| {
             let is_about = match subject {
                 Subject::Project => true,
                 Subject::Pipeline(name) => *name == pipeline.name,
-                Subject::Connection(name) => {
-                    *name == pipeline.input.connection || *name == pipeline.output.connection
-                }
+                Subject::Connection(name) => *name == pipeline.output.connection,
             };
-            is_about.then_some(*problem)
+            is_about.then_some(problem)
         })
     };
     let pipelines = project.pipelines.iter();
     Some(pipelines.filter_map(|p| Some((p.name.as_str(), (p, of(p)?)))).collect())
 }
 
-/// Sets those aside that something is wrong with.
+/// Sets those aside that something is wrong with. Every source stays, with its lock, its slot and its publication.
 ///
 /// # Errors
-/// All that is wrong, where nobody is left, or nothing has ever run: then nothing is to be created.
+/// All that is wrong, where nobody would be left, or a source has never been read: then nothing is to be created.
 pub async fn divide(
     project: &Project,
     findings: &Findings,
@@ -95,31 +102,63 @@ pub async fn divide(
 ) -> Result<(), EngineError> {
     let Err(verdict) = findings.verdict() else { return Ok(()) };
     let Some(wrong) = wrong(project, findings) else { return Err(verdict) };
-    let known: Vec<String> = prepared.aside.iter().map(|aside| aside.pipeline.clone()).collect();
-    let is_fine = |name: &str| !wrong.contains_key(name) && !known.iter().any(|known| known == name);
-    let stays = |name: &str| {
-        let mut same = project.pipelines.iter().filter(|p| p.input.connection == name);
-        same.any(|p| is_fine(&p.name))
+    let is_known = |name: &str| prepared.aside.iter().any(|aside| aside.pipeline == name);
+    let is_ready = |name: &str| {
+        let mut ready = prepared.sources.iter().flat_map(|source| &source.pipelines);
+        ready.any(|ready| ready.definition.pipeline.name == name)
     };
-    let has_run = |source: &PreparedSource| source.slot.is_some() && source.publication.is_some();
-    let mut staying = prepared.sources.iter().filter(|source| stays(&source.connection.name)).peekable();
-    if staying.peek().is_none() || !staying.all(has_run) {
+    let is_accounted_for =
+        |p: &Pipeline| wrong.contains_key(p.name.as_str()) || is_known(&p.name) || is_ready(&p.name);
+    let have_run = prepared.sources.iter().all(|s| s.slot.is_some() && s.publication.is_some());
+    if !have_run || !project.pipelines.iter().all(is_accounted_for) {
         return Err(verdict);
     }
-    prepared.sources.retain(|source| stays(&source.connection.name));
     for source in &mut prepared.sources {
-        source.pipelines.retain(|p| is_fine(&p.definition.pipeline.name));
+        source.pipelines.retain(|p| !wrong.contains_key(p.definition.pipeline.name.as_str()));
+    }
+    let mut left = prepared.sources.iter().flat_map(|source| &source.pipelines).peekable();
+    if left.peek().is_none() || are_entangled(prepared).await? {
+        return Err(verdict);
     }
     for (pipeline, problem) in wrong.into_values() {
         let holds = may_have_a_place(project, prepared, pipeline).await;
         prepared.aside.push(Aside::new(pipeline, problem, holds));
     }
     let written = |name: &str| {
-        prepared.sources.iter().flat_map(|s| &s.pipelines).any(|p| p.definition.output.name() == name)
+        let mut ready = prepared.sources.iter().flat_map(|s| &s.pipelines);
+        ready.any(|p| p.definition.output.name() == name)
     };
     let unused: Vec<String> = prepared.outputs.keys().filter(|name| !written(name)).cloned().collect();
     unused.iter().for_each(|name| drop(prepared.outputs.remove(name)));
     Ok(())
+}
+
+/// Whether a table that comes into a publication is a partition of one that stays there for a pipeline aside, or the other way
+/// round: the changes of one of them would be sent as the other's.
+async fn are_entangled(prepared: &PreparedProject) -> Result<bool, EngineError> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM unnest($1::oid[]) AS new, unnest($2::oid[]) AS old WHERE new <> old \
+                       AND (old IN (SELECT relid::oid FROM pg_catalog.pg_partition_ancestors(new::regclass)) \
+                       OR new IN (SELECT relid::oid FROM pg_catalog.pg_partition_ancestors(old::regclass))))";
+    for source in &prepared.sources {
+        let published: Vec<u32> =
+            source.publication.iter().flat_map(|publication| &publication.tables).map(|t| t.oid).collect();
+        let tables = source.pipelines.iter().flat_map(|p| &p.definition.tables).map(|table| table.oid);
+        let new: Vec<u32> = tables.filter(|oid| !published.contains(oid)).collect();
+        let found = source.control.client.query_one(SQL, &[&new, &published]).await;
+        let found = found.and_then(|row| row.try_get(0));
+        if found.map_err(EngineError::at(&source.connection.name, "looking for partitions"))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The pause before the first look after so many times that all began anew in vain.
+pub fn rest(times: u32) -> Duration {
+    match times {
+        0 => PAUSE_MIN,
+        times => REST_MIN.saturating_mul(1 << (times - 1).min(6)).min(REST_MAX),
+    }
 }
 
 /// Only an output that answers can say that the pipeline was never filled.
@@ -131,21 +170,11 @@ async fn may_have_a_place(project: &Project, prepared: &PreparedProject, pipelin
     }
 }
 
-/// Looks again until one of them fits, and answers the project then, with their files as they are now; never, where
-/// nobody is aside.
-pub async fn until_one_fits(
-    project: &Project,
-    aside: &[Aside],
-    creation: Creation,
-    pause: &mut Duration,
-) -> Project {
-    if aside.is_empty() {
-        *pause = PAUSE_MIN;
-        return std::future::pending().await;
-    }
-    loop {
-        tokio::time::sleep(*pause).await;
-        *pause = (*pause * 2).min(PAUSE_MAX);
+/// Looks again until one of them fits; for ever, where nobody is aside.
+pub async fn until_one_fits(project: &Project, aside: &[Aside], creation: Creation, mut pause: Duration) {
+    while !aside.is_empty() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX.max(pause));
         let Some(renewed) = read_anew(project, aside).await else { continue };
         let mut findings = Findings::default();
         let prepared = survey(&renewed, creation, &mut findings).await;
@@ -154,14 +183,15 @@ pub async fn until_one_fits(
         }
         let fits = |wrong: BTreeMap<&str, _>| aside.iter().any(|a| !wrong.contains_key(a.pipeline.as_str()));
         if wrong(&renewed, &findings).is_some_and(fits) {
-            return renewed;
+            return;
         }
     }
+    std::future::pending().await
 }
 
 /// The project as it runs, but for the files of those aside, which may be mended by now; None while the files as a whole
 /// can't be read.
-async fn read_anew(project: &Project, aside: &[Aside]) -> Option<Project> {
+pub async fn read_anew(project: &Project, aside: &[Aside]) -> Option<Project> {
     let dir = project.dir.clone();
     let now = tokio::task::spawn_blocking(move || config::load(&dir)).await.ok()?.ok()?.project;
     let mut renewed = project.clone();

@@ -20,7 +20,7 @@ pub async fn begin(
     shutdown: &mut Receiver<bool>,
     board: &Board,
 ) -> Result<Option<(PreparedProject, Vec<Guard>)>, EngineError> {
-    let (mut prepared, mut guards) = loop {
+    let (mut prepared, guards) = loop {
         let prepared = prepare(project, options).await?;
         let (guards, have_waited) = take_guards(&prepared, options, shutdown, board).await?;
         if !have_waited {
@@ -41,8 +41,6 @@ pub async fn begin(
         Until::CaughtUp => findings.verdict()?,
         Until::Shutdown => aside::divide(project, &findings, &mut prepared).await?,
     }
-    let staying = names(&prepared);
-    guards.retain(|(name, _)| staying.contains(name));
     tokio::select! {
         made = create::create(&mut prepared, options.creation) => made?,
         _ = shutdown.wait_for(|end| *end) => return Ok(None),
@@ -50,7 +48,7 @@ pub async fn begin(
     if !create::create_slots(&mut prepared, shutdown).await? {
         return Ok(None);
     }
-    Ok(Some((prepared, guards.into_iter().map(|(_, guard)| guard).collect())))
+    Ok(Some((prepared, guards)))
 }
 
 /// `--once` is all or nothing: nobody is there who would come back to what was set aside.
@@ -65,19 +63,19 @@ fn names(prepared: &PreparedProject) -> Vec<String> {
     prepared.sources.iter().map(|source| source.connection.name.clone()).collect()
 }
 
-/// By the sources' names, and whether another process had one of them first.
+/// For each source, and whether another process had one of them first.
 async fn take_guards(
     prepared: &PreparedProject,
     options: Options,
     shutdown: &mut Receiver<bool>,
     board: &Board,
-) -> Result<(Vec<(String, Guard)>, bool), EngineError> {
+) -> Result<(Vec<Guard>, bool), EngineError> {
     let (mut guards, mut have_waited) = (Vec::new(), false);
     for source in &prepared.sources {
         let is_once = options.until == Until::CaughtUp;
         let waits = || board.enter(RunState::Standby);
         let (guard, has_waited) = guard::take(source, is_once, shutdown, &waits).await?;
-        guards.push((source.connection.name.clone(), guard));
+        guards.push(guard);
         have_waited |= has_waited;
     }
     Ok((guards, have_waited))

@@ -59,11 +59,13 @@ pub struct Finding {
 pub struct Findings {
     subject: Subject,
     all: Vec<Finding>,
+    /// What is wrong with each, also where it is the same that is wrong with another.
+    wrong: Vec<(Subject, Diagnostic)>,
 }
 
 impl Default for Findings {
     fn default() -> Self {
-        Findings { subject: Subject::Project, all: Vec::new() }
+        Findings { subject: Subject::Project, all: Vec::new(), wrong: Vec::new() }
     }
 }
 
@@ -100,6 +102,9 @@ impl Findings {
 
     /// Adds what is wrong with a server or a file, once.
     pub fn add(&mut self, problem: Diagnostic) {
+        if problem.severity == Severity::Error {
+            self.wrong.push((self.subject.clone(), problem.clone()));
+        }
         if !self.problems().any(|known| *known == problem) {
             self.push(None, Outcome::Problem(problem));
         }
@@ -143,12 +148,7 @@ impl Findings {
 
     /// What is wrong, and with what.
     pub fn errors(&self) -> impl Iterator<Item = (&Subject, &Diagnostic)> {
-        self.all.iter().filter_map(|finding| match &finding.outcome {
-            Outcome::Problem(problem) if problem.severity == Severity::Error => {
-                Some((&finding.subject, problem))
-            }
-            _ => None,
-        })
+        self.wrong.iter().map(|(subject, problem)| (subject, problem))
     }
 
     /// What is dubious.
@@ -158,7 +158,8 @@ impl Findings {
 
     /// Ok if nothing is wrong. Problems with files come first: they are the user's own to mend.
     pub fn verdict(&self) -> Result<(), EngineError> {
-        let mut errors: Vec<Diagnostic> = self.errors().map(|(_, problem)| problem.clone()).collect();
+        let mut errors: Vec<Diagnostic> =
+            self.problems().filter(|problem| problem.severity == Severity::Error).cloned().collect();
         if errors.is_empty() {
             return Ok(());
         }
@@ -187,5 +188,22 @@ pub(super) fn diagnostic(pipeline: &str, problem: SqlProblem) -> Diagnostic {
     match help {
         Some(help) => found.help(help),
         None => found,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_trouble_is_shown_once_and_is_each_ones_own() {
+        let mut findings = Findings::default();
+        for pipeline in ["a", "b"] {
+            findings.of_pipeline(pipeline);
+            findings.server(Code::ServerAnswer, "connection c: no answer", "ask again");
+        }
+        assert_eq!(findings.problems().count(), 1);
+        let with: Vec<&Subject> = findings.errors().map(|(subject, _)| subject).collect();
+        assert_eq!(with, [&Subject::Pipeline("a".to_owned()), &Subject::Pipeline("b".to_owned())]);
     }
 }

@@ -75,6 +75,8 @@ const QUEUE_BYTES_MIN: usize = 512 * 1024;
 const GRACE: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
+/// Before another try to begin anew.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,38 +141,42 @@ pub async fn run(
     mut shutdown: Receiver<bool>,
     board: &Board,
 ) -> Result<Ended, EngineError> {
-    let (mut project, mut pause, mut has_run) = (project.clone(), aside::PAUSE_MIN, false);
+    let (mut project, mut renewals) = (project.clone(), None);
     loop {
         let (prepared, guards) = match begin::begin(&project, options, &mut shutdown, board).await {
             Ok(Some(begun)) => begun,
             Ok(None) => return Ok(Ended::Well),
-            Err(error) if has_run && error.is_of_connections() => {
+            Err(error) if renewals.is_some() && error.is_of_connections() => {
                 tracing::warn!(event = "not_renewed", "{error}; trying again");
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => continue,
+                    () = tokio::time::sleep(RENEWAL_PAUSE) => continue,
                     _ = shutdown.wait_for(|end| *end) => return Ok(Ended::Well),
                 }
             }
             Err(error) => return Err(error),
         };
-        has_run = true;
         let mut running = start(prepared, guards, options, board).await?;
         if options.until == Until::Shutdown {
             running.watch_requests(&project);
         }
         let aside = running.aside.clone();
-        let fits = aside::until_one_fits(&project, &aside, options.creation, &mut pause);
-        let Some(renewed) = running.supervise(shutdown.clone(), fits).await else {
+        let times = renewals.filter(|_| !aside.is_empty()).map_or(0, |times: u32| times.saturating_add(1));
+        let fits = aside::until_one_fits(&project, &aside, options.creation, aside::rest(times));
+        if !running.supervise(shutdown.clone(), fits).await {
             return Ok(running.end(RunState::Stopping).await);
-        };
+        }
         tracing::info!(
             event = "renewing",
             "a pipeline that couldn't start can now: all begin anew where they are"
         );
-        match running.end(RunState::Starting).await {
-            Ended::Fenced => return Ok(Ended::Fenced),
-            Ended::Well | Ended::WithFailures => project = renewed,
+        running.keep_latest(&mut project);
+        if running.end(RunState::Starting).await == Ended::Fenced {
+            return Ok(Ended::Fenced);
         }
+        if let Some(renewed) = aside::read_anew(&project, &aside).await {
+            project = renewed;
+        }
+        renewals = Some(times);
     }
 }
 
@@ -253,9 +259,7 @@ impl Running<'_> {
             let state = Arc::new(State::default());
             let age = checkpoint.filter(|_| loaded.is_some()).map(|c| c.age);
             let now = Instant::now();
-            let (orders, ordered) = mpsc::channel(4);
-            let member =
-                Member { definition: definition.clone(), floor: floor.clone(), state: state.clone(), orders };
+            let (member, ordered) = Member::new(definition.clone(), floor.clone(), state.clone());
             self.pipelines.push(WatchedPipeline {
                 member,
                 source: source_place,
@@ -344,33 +348,43 @@ impl Running<'_> {
         }
     }
 
-    /// Waits until it is time to end; or to begin anew, as the project that `fits` answers. That isn't while a pipeline
-    /// is filled, which would begin from nothing.
-    async fn supervise(
-        &mut self,
-        mut shutdown: Receiver<bool>,
-        fits: impl Future<Output = Project>,
-    ) -> Option<Project> {
-        let (mut fits, mut renewed) = (std::pin::pin!(fits), None);
+    /// What was read anew while it ran, on somebody's request, it goes on with.
+    fn keep_latest(&self, project: &mut Project) {
+        for member in self.pipelines.iter().map(|pipeline| &pipeline.member) {
+            let latest = member.latest();
+            if let Some(pipeline) = project.pipelines.iter_mut().find(|p| p.name == latest.name) {
+                *pipeline = (*latest).clone();
+            }
+        }
+    }
+
+    /// Waits until it is time to end; true, if that is to begin anew, since one that was aside `fits`. It isn't time for that
+    /// while a pipeline is filled, which would begin from nothing; nor while one stands still whose place was given up, which
+    /// would be filled without being asked.
+    async fn supervise(&mut self, mut shutdown: Receiver<bool>, fits: impl Future<Output = ()>) -> bool {
+        let (mut fits, mut renews) = (std::pin::pin!(fits), false);
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         let is_once = self.targets.iter().any(Option::is_some);
         tracing::info!(event = "running", pipelines = self.pipelines.len(), "running");
         let mut show = tokio::time::interval(SHOW_INTERVAL);
         while self.pipelines_left > 0 && !self.is_fenced {
             tokio::select! {
-                _ = shutdown.wait_for(|end| *end) => return None,
-                project = &mut fits, if renewed.is_none() => renewed = Some(project),
+                _ = shutdown.wait_for(|end| *end) => return false,
+                () = &mut fits, if !renews => renews = true,
                 Some(event) = self.tasks.join_next() => self.note(event),
                 Some(event) = self.guards.join_next() => self.note(event),
-                _ = look.tick(), if is_once => if self.has_caught_up() { return None },
+                _ = look.tick(), if is_once => if self.has_caught_up() { return false },
                 _ = show.tick() => self.show(RunState::Running),
             }
-            let fills = |pipeline: &WatchedPipeline| pipeline.member.state.phase() == Phase::Backfill;
-            if renewed.is_some() && !self.pipelines.iter().any(fills) {
-                return renewed;
+            let waits = |pipeline: &WatchedPipeline| {
+                let member = &pipeline.member;
+                member.state.phase() == Phase::Backfill || member.floor.is_given_up()
+            };
+            if renews && !self.pipelines.iter().any(waits) {
+                return true;
             }
         }
-        None
+        false
     }
 
     fn show(&mut self, state: RunState) {

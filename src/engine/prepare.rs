@@ -194,8 +194,8 @@ pub(super) async fn survey(
             }
         }
     }
-    findings.of_project();
     let done = wiring::check(&sources, &outputs, findings).await;
+    findings.of_project();
     done.unwrap_or_else(|error| findings.error(error));
     PreparedProject { sources, outputs, name, aside: Vec::new() }
 }

@@ -2,7 +2,7 @@
 //! asked for stands in the output, so this is only to wake them up: each finds it where it finds its place, and one
 //! that starts finds it as well. Before that, the pipeline's files are read anew, since they may hold what was mended.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use super::findings::Findings;
 use super::prepare::{define, postgres};
 use super::refill::has_no_backfill;
 use crate::checkpoint::Floor;
-use crate::config::{self, Connection, Project};
+use crate::config::{self, Connection, Pipeline, Project};
 use crate::pipeline::definition::Definition;
 use crate::pipeline::standstill::Order;
 use crate::pipeline::state::State;
@@ -33,9 +33,26 @@ pub struct Member {
     pub state: Arc<State>,
     /// How to tell it something.
     pub orders: mpsc::Sender<Order>,
+    latest: Arc<Mutex<Arc<Pipeline>>>,
 }
 
 impl Member {
+    /// One that begins as this, and where it takes orders.
+    pub fn new(
+        definition: Arc<Definition>,
+        floor: Floor,
+        state: Arc<State>,
+    ) -> (Self, mpsc::Receiver<Order>) {
+        let (orders, ordered) = mpsc::channel(4);
+        let latest = Arc::new(Mutex::new(definition.pipeline.clone()));
+        (Member { definition, floor, state, orders, latest }, ordered)
+    }
+
+    /// Its files as it runs with them by now.
+    pub fn latest(&self) -> Arc<Pipeline> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.definition.pipeline.name
@@ -80,6 +97,7 @@ async fn look(
         }
         match redefine(project, member, output, request).await? {
             Ok(definition) => {
+                *member.latest.lock().unwrap_or_else(PoisonError::into_inner) = definition.pipeline.clone();
                 // Gone only at the very end, when the next start sees to it.
                 member.orders.send(Order::Restart(Arc::new(definition))).await.ok();
                 *seen = Some(request.text.clone());

@@ -13,8 +13,9 @@ pub fn is_about_values(code: &str) -> bool {
 
 /// Whether what it says may pass by itself.
 pub fn is_transient(code: &str) -> bool {
-    const CODES: [&str; 14] = [
+    const CODES: [&str; 15] = [
         "25006", // read-only: a standby that is being promoted
+        "25P02", // after an error that nobody waited for: the connection is made again
         "25P03", // idle in transaction for too long
         "25P04", // transaction_timeout
         "40001", // serialization failure, conflict with recovery

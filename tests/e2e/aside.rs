@@ -165,3 +165,44 @@ fn a_backfill_is_not_broken_off_for_a_pipeline_that_comes_back() {
 fn state_of_quietly(s: &Scenario) -> String {
     s.output.value("SELECT phase FROM trucker.checkpoint WHERE pipeline = 'good'")
 }
+
+#[test]
+fn what_a_pipeline_was_told_to_run_with_it_keeps_when_another_comes_back() {
+    let s = into_two_tables();
+    s.source.execute("INSERT INTO t VALUES (1, 1)");
+    s.once();
+    s.output.execute("ALTER TABLE bad RENAME TO elsewhere");
+    let mut trucker = s.run();
+    trucker.until_said("can't start");
+    s.file("good/transform.sql", "SELECT {{ row.id }} AS id, -{{ row.v }} AS v");
+    s.start(&["backfill", "good", "--dir", &s.dir().display().to_string()]).wait();
+    s.until_same(&mut trucker, "SELECT id, -v FROM t", "SELECT * FROM good");
+    s.output.execute("ALTER TABLE elsewhere RENAME TO bad");
+    trucker.until_said("begin anew");
+    s.source.execute("INSERT INTO t VALUES (2, 2)");
+    s.until_same(&mut trucker, "SELECT id, -v FROM t", "SELECT * FROM good");
+    s.until_same(&mut trucker, "SELECT * FROM t", "SELECT * FROM bad");
+    trucker.terminate();
+}
+
+#[test]
+fn a_partition_does_not_come_in_beside_its_root_that_waits() {
+    let (s, other) = into_two_outputs();
+    s.source.execute(
+        "CREATE TABLE r (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); \
+         CREATE TABLE r_1 PARTITION OF r FOR VALUES FROM (0) TO (100)",
+    );
+    for database in [&s.output, &other] {
+        database.execute("CREATE TABLE r (id int PRIMARY KEY, v int)");
+    }
+    let elsewhere = |text: String| text.replace("connection: output", "connection: other");
+    s.write_pipeline("bad", &elsewhere(config("r", "r", &[])), &[]);
+    s.once();
+    s.output.admin(&format!("ALTER DATABASE \"{}\" ALLOW_CONNECTIONS false", other.name));
+    s.write_pipeline("part", &config("r_1", "r", &[]), &[]);
+    let failed = s.run().wait();
+    assert!(failed.code == Some(4) && failed.stderr.contains("connection other"), "{}", failed.text());
+    s.output.admin(&format!("ALTER DATABASE \"{}\" ALLOW_CONNECTIONS true", other.name));
+    assert!(s.run().wait().stderr.contains("is a partition of"));
+    other.drop_quietly();
+}
