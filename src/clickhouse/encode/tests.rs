@@ -123,6 +123,8 @@ fn times_are_exact_and_within_what_the_type_shows() {
             ("10000-01-01", Err(OutOfRange)),
             ("0001-12-31 BC", Err(OutOfRange)),
             ("infinity", Err(Infinity)),
+            ("2024-1-01", Err(Unreadable)),
+            ("2024-01-1", Err(Unreadable)),
             ("x", Err(Unreadable)),
         ],
     );
@@ -171,6 +173,10 @@ fn times_are_exact_and_within_what_the_type_shows() {
             ("24:00:00", Ok(&micros(86_400_000_000))),
             ("23:59:59.999999", Ok(&micros(86_399_999_999))),
             ("25:00:00", Err(Unreadable)),
+            ("1:00:00", Err(Unreadable)),
+            ("01:0:00", Err(Unreadable)),
+            ("01:00:0", Err(Unreadable)),
+            ("01:00:0.5", Err(Unreadable)),
         ],
     );
 }

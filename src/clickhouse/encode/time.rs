@@ -77,8 +77,8 @@ fn ticks(micros: i128, scale: u8) -> Result<i64, EncodeError> {
 /// `2024-02-29`; years may have more digits than four.
 fn day(date: &[u8]) -> Result<i64, EncodeError> {
     let mut parts = date.splitn(3, |&byte| byte == b'-');
-    let mut next = || parts.next().map_or(Err(EncodeError::Unreadable), number);
-    let (year, month, day) = (next()?, next()?, next()?);
+    let mut next = || parts.next().ok_or(EncodeError::Unreadable);
+    let (year, month, day) = (number(next()?)?, two_digits(next()?)?, two_digits(next()?)?);
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return Err(EncodeError::Unreadable);
     }
@@ -95,12 +95,12 @@ fn day(date: &[u8]) -> Result<i64, EncodeError> {
 fn micros(time: &[u8]) -> Result<i64, EncodeError> {
     let mut parts = time.splitn(3, |&byte| byte == b':');
     let mut next = || parts.next().ok_or(EncodeError::Unreadable);
-    let (hours, minutes, seconds) = (number(next()?)?, number(next()?)?, next()?);
+    let (hours, minutes, seconds) = (two_digits(next()?)?, two_digits(next()?)?, next()?);
     let (seconds, fraction) = match seconds.iter().position(|&byte| byte == b'.') {
         Some(point) => (&seconds[..point], &seconds[point + 1..]),
         None => (seconds, &b""[..]),
     };
-    let seconds = number(seconds)?;
+    let seconds = two_digits(seconds)?;
     if hours > 24 || minutes > 59 || seconds > 59 || fraction.len() > 6 {
         return Err(EncodeError::Unreadable);
     }
@@ -109,6 +109,11 @@ fn micros(time: &[u8]) -> Result<i64, EncodeError> {
         micros *= 10;
     }
     Ok(((hours * 60 + minutes) * 60 + seconds) * MICROS_PER_SECOND + micros)
+}
+
+/// Postgres writes no fewer: with one, the value was cut on its way.
+fn two_digits(digits: &[u8]) -> Result<i64, EncodeError> {
+    if digits.len() == 2 { number(digits) } else { Err(EncodeError::Unreadable) }
 }
 
 /// A few digits.

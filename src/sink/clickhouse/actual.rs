@@ -85,17 +85,20 @@ fn key_text(name: &str, from: &PostgresType, to: &Type) -> Option<String> {
         (PostgresType::Bool, Type::Bool) => format!("if({name}, 't', 'f')"),
         (PostgresType::Bool, _) => return None,
         (_, Type::Decimal { scale, .. }) => format!("toDecimalString({name}, {scale})"),
-        // As Postgres, without zeros at the end.
-        (PostgresType::Timestamp(_), Type::DateTime64 { .. }) => {
-            format!("replaceRegexpOne(toString({name}, 'UTC'), '\\\\.?0+$', '')")
-        }
-        (PostgresType::Timestamptz(_), Type::DateTime64 { .. }) => {
-            format!("concat(replaceRegexpOne(toString({name}, 'UTC'), '\\\\.?0+$', ''), '+00')")
+        (PostgresType::Timestamp(_), Type::DateTime64 { scale, .. }) => moment_text(name, *scale),
+        (PostgresType::Timestamptz(_), Type::DateTime64 { scale, .. }) => {
+            format!("concat({}, '+00')", moment_text(name, *scale))
         }
         (_, Type::Int { .. } | Type::UInt { .. } | Type::Uuid | Type::Date | Type::Date32 | Type::String)
         | (_, Type::FixedString(_) | Type::Enum { .. }) => format!("toString({name})"),
         _ => return None,
     })
+}
+
+/// As Postgres: a fraction without zeros at its end. Without a fraction, those are the seconds'.
+fn moment_text(name: &str, scale: u8) -> String {
+    let text = format!("toString({name}, 'UTC')");
+    if scale == 0 { text } else { format!("replaceRegexpOne({text}, '\\\\.?0+$', '')") }
 }
 
 /// What the source's value of a key is cast to, so that it is written as the column's is.
@@ -106,5 +109,28 @@ pub fn key_cast(from: &PostgresType, to: &Type) -> Option<String> {
         }
         (_, Type::Decimal { precision, scale }) => Some(format!("numeric({precision},{scale})")),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_taken_from_a_fraction_alone() {
+        for (scale, timestamp) in [
+            (0, "toString(at, 'UTC')"),
+            (3, r"replaceRegexpOne(toString(at, 'UTC'), '\\.?0+$', '')"),
+            (6, r"replaceRegexpOne(toString(at, 'UTC'), '\\.?0+$', '')"),
+        ] {
+            let to = Type::DateTime64 { scale, zone: None };
+            let text = |from| key_text("at", &from, &to).unwrap();
+            assert_eq!(text(PostgresType::Timestamp(scale)), timestamp, "{scale}");
+            assert_eq!(
+                text(PostgresType::Timestamptz(scale)),
+                format!("concat({timestamp}, '+00')"),
+                "{scale}"
+            );
+        }
     }
 }
