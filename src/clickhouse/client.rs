@@ -31,6 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a server may take nothing of a body, or work on a statement.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
+/// The same for an answer in an order, of which nothing comes before all is sorted.
+const SORTING_MAX: Duration = Duration::from_secs(60 * 60);
 /// Answers are catalogs, checkpoints and counts.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Of an error, its words are enough.
@@ -139,7 +141,7 @@ impl Client {
         };
         let parts = Parts { parameters, content_type, body, is_streamed: true };
         let response =
-            self.unless_silent(Progress::new(), |progress| self.respond(READING, parts, progress)).await?;
+            self.unless_silent(SORTING_MAX, |progress| self.respond(READING, parts, progress)).await?;
         if !response.status().is_success() || response.headers().contains_key(EXCEPTION_CODE) {
             let unexpected = Error::network(&self.0.name, "an error without words".to_owned());
             return Err(self.read(response).await.err().unwrap_or(unexpected));
@@ -153,20 +155,20 @@ impl Client {
             let response = self.respond(settings, parts, progress).await?;
             self.read(response).await
         };
-        self.unless_silent(Progress::new(), answered).await
+        self.unless_silent(SILENCE_MAX, answered).await
     }
 
     /// What comes of it, unless the server does nothing for too long.
     async fn unless_silent<T>(
         &self,
-        progress: Progress,
+        silence_max: Duration,
         answered: impl AsyncFnOnce(Progress) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let shared = &*self.0;
+        let (shared, progress) = (&*self.0, Progress::new());
         tokio::select! {
             answer = answered(progress.clone()) => answer,
-            () = progress.stalled(SILENCE_MAX) => {
-                let minutes = SILENCE_MAX.as_secs() / 60;
+            () = progress.stalled(silence_max) => {
+                let minutes = silence_max.as_secs() / 60;
                 let message = format!("{} has said nothing for {minutes} minutes", shared.origin);
                 Err(Error::network(&shared.name, message))
             }

@@ -193,6 +193,7 @@ fn clickhouse(
     target: &ClickHouseTarget,
     copies: &[CopyQuery],
 ) -> Checked<(Expected, InClickHouse, Packing)> {
+    verify_alike(copies)?;
     let columns = copies.first().map(|copy| encoding::of_columns(&copy.columns)).unwrap_or_default();
     let pg = |name: &String| {
         let found = columns.iter().find(|(known, _)| known == name);
@@ -213,12 +214,71 @@ fn clickhouse(
 
 /// Why such a table can't be compared.
 pub fn why_not(target: &ClickHouseTarget) -> Option<String> {
-    let column = target.table.columns.iter().find(|c| *c.data_type.without_nullable() == Type::Json)?;
+    let column = target.table.columns.iter().find(|column| holds_json(&column.data_type))?;
     Some(format!("column {}, of type JSON, doesn't hold texts as they came", column.name))
+}
+
+fn holds_json(of: &Type) -> bool {
+    match of {
+        Type::Json => true,
+        Type::Nullable(inner) | Type::Array(inner) => holds_json(inner),
+        Type::Map(key, value) => holds_json(key) || holds_json(value),
+        Type::Tuple(elements) => elements.iter().any(holds_json),
+        _ => false,
+    }
+}
+
+/// Rows of several input tables are read as those of the first are.
+fn verify_alike(copies: &[CopyQuery]) -> Checked<()> {
+    let mut types = copies.iter().map(|copy| encoding::of_columns(&copy.columns));
+    let first = types.next().unwrap_or_default();
+    for (name, other) in types.flatten() {
+        let known = first.iter().find(|(known, _)| *known == name);
+        if let Some((_, known)) = known.filter(|(_, known)| !is_written_alike(known, &other)) {
+            return Err(PipelineError::Input(format!(
+                "column {name} is {known} by one input table and {other} by another: cast it in the SQL, so that it has one type"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn is_written_alike(one: &PostgresType, other: &PostgresType) -> bool {
+    matches!((one, other), (PostgresType::Text(_), PostgresType::Text(_))) || one == other
 }
 
 const READING: &str = "reading what the output has";
 
 fn of_output() -> impl FnOnce(tokio_postgres::Error) -> PipelineError {
     |error| SinkError::at(READING)(error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_seen_wherever_it_is_in_a_type() {
+        for (text, expected) in [
+            ("JSON", true),
+            ("Nullable(JSON)", true),
+            ("Array(JSON)", true),
+            ("Array(Array(JSON(max_dynamic_paths=8)))", true),
+            ("Map(String, JSON)", true),
+            ("Tuple(a Int32, b Array(JSON))", true),
+            ("Array(String)", false),
+            ("Map(String, Tuple(Int8, String))", false),
+        ] {
+            assert_eq!(holds_json(&Type::parse(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn tables_whose_values_are_written_otherwise_are_not_compared_as_one() {
+        let text = |name: &str| PostgresType::Text(name.to_owned());
+        assert!(is_written_alike(&text("bpchar"), &text("text")));
+        assert!(is_written_alike(&PostgresType::Int4, &PostgresType::Int4));
+        assert!(!is_written_alike(&PostgresType::Timestamp(6), &PostgresType::Timestamptz(6)));
+        assert!(!is_written_alike(&PostgresType::Float8, &PostgresType::Numeric(None)));
+    }
 }
