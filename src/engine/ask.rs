@@ -124,8 +124,10 @@ impl Standing {
         while begun.elapsed() < PATIENCE {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let Some(now) = ledger.fetch_one(&key).await? else { continue };
+            if let Some(reason) = now.refused {
+                return Ok(Answer::Refused(reason));
+            }
             match (now.request, now.failure) {
-                (_, Some(Failure { refused: Some(reason), .. })) => return Ok(Answer::Refused(reason)),
                 (_, Some(failure)) if self.failure().is_none_or(|before| before.since != failure.since) => {
                     return Ok(Answer::FailedAgain(Box::new(failure)));
                 }

@@ -273,7 +273,7 @@ impl Task {
                     Writer::ClickHouse(writer) => writer.forget(),
                 }
                 source.client.batch_execute("ROLLBACK").await.ok();
-                Ok(writer.ledger().clear(&definition.key, &request).await?)
+                Ok(writer.ledger().refuse(&definition.key, &request, &error.to_string()).await?)
             }
         }
     }

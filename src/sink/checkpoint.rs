@@ -51,6 +51,8 @@ pub struct Checkpoint {
     pub failure: Option<Failure>,
     /// What somebody asks of it.
     pub request: Option<Request>,
+    /// Why it didn't do what it was last asked for.
+    pub refused: Option<String>,
 }
 
 impl Checkpoint {

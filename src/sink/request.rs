@@ -42,4 +42,10 @@ impl Request {
         let asked = serde_json::from_str(&text).ok()?;
         Some(Request { text, asked })
     }
+
+    /// Why it was refused, where that stands in its place.
+    pub fn refusal(text: &str) -> Option<String> {
+        let stands: serde_json::Value = serde_json::from_str(text).ok()?;
+        stands.get("refused")?.as_str().map(str::to_owned)
+    }
 }

@@ -132,15 +132,15 @@ fn a_repair_in_clickhouse_counts_less_than_what_is_streamed_after_it() {
 fn keys_of_every_kind_are_compared_or_it_is_said_which_are_not() {
     let out = clickhouse_server().database();
     out.execute(&format!(
-        "CREATE TABLE k (b Bool, n Decimal(10, 2), t String, at DateTime64(6, 'UTC'), d Date32, u UUID, m LowCardinality(String), x String, v Int32, {VERSIONED} \
-         ORDER BY (b, n, t, at, d, u, m, x);\n\
+        "CREATE TABLE k (b Bool, n Decimal(10, 2), t String, at DateTime64(6, 'UTC'), s DateTime64(0, 'UTC'), d Date32, u UUID, m LowCardinality(String), x String, v Int32, {VERSIONED} \
+         ORDER BY (b, n, t, at, s, d, u, m, x);\n\
          CREATE TABLE f (k Float64, {VERSIONED} ORDER BY k;\n\
          CREATE TABLE j (k Int32, doc JSON, {VERSIONED} ORDER BY k"
     ));
     let s = Scenario::new()
         .on_source(
-            "CREATE TABLE k (b bool, n numeric(9,1), t text, at timestamptz, d date, u uuid, m char(3), x bytea, v int NOT NULL, PRIMARY KEY (b, n, t, at, d, u, m, x));
-             INSERT INTO k SELECT n % 2 = 0, n / 2.0, E'a\\t\\n\\\\''' || n, '2024-01-01 00:00:00+00'::timestamptz + n * interval '0.5 s', '2024-01-01'::date + n,
+            "CREATE TABLE k (b bool, n numeric(9,1), t text, at timestamptz, s timestamp(0), d date, u uuid, m char(3), x bytea, v int NOT NULL, PRIMARY KEY (b, n, t, at, s, d, u, m, x));
+             INSERT INTO k SELECT n % 2 = 0, n / 2.0, E'a\\t\\n\\\\''' || n, '2024-01-01 00:00:00+00'::timestamptz + n * interval '0.5 s', '2024-01-01 12:30:30'::timestamp + n * interval '10 s', '2024-01-01'::date + n,
                  gen_random_uuid(), 'a', '\\x0aff', n FROM generate_series(-20, 20) n;
              CREATE TABLE f (k float8 PRIMARY KEY); CREATE TABLE j (k int PRIMARY KEY, doc jsonb NOT NULL)",
         )
@@ -166,4 +166,39 @@ fn keys_of_every_kind_are_compared_or_it_is_said_which_are_not() {
     s.once();
     let (code, stdout, _) = verify(&s, &["k"]);
     assert_eq!((code, stdout.as_str()), (Some(0), "k: 41 keys, all alike\n"));
+}
+
+#[test]
+fn a_repair_in_clickhouse_that_cannot_be_done_is_refused_and_removes_nothing() {
+    let out = clickhouse_server().database();
+    out.execute(&format!(
+        "CREATE TABLE big (id Int32, pad String, label Enum8('a' = 1), {VERSIONED} ORDER BY id"
+    ));
+    let s = Scenario::new()
+        .on_source(
+            "CREATE TABLE big (id int PRIMARY KEY, pad text NOT NULL, label text NOT NULL);
+             INSERT INTO big SELECT n, repeat('x', 1000000), 'a' FROM generate_series(1, 20) n",
+        )
+        .to_clickhouse(&out)
+        .pipeline(
+            "big",
+            &(config("big", &format!("{}.big", out.name), &[]) + "on_error: dead_letter\n"),
+            &[],
+        );
+    let mut trucker = s.run();
+    let count = |of: &str| out.value(&format!("SELECT count() FROM {of}"));
+    let loaded = "20";
+    trucker.until("the backfill", || count("big FINAL") == loaded);
+    s.source.execute("INSERT INTO big VALUES (100, '', 'b')");
+    trucker.until("the row that doesn't fit", || count("trucker_dead_letters FINAL") == "1");
+    out.execute("ALTER TABLE big UPDATE pad = 'wrong' WHERE 1 SETTINGS mutations_sync = 2");
+    let (code, stdout, stderr) = verify(&s, &["--repair"]);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("big: the running process refuses: "), "{stderr}");
+    assert_eq!(count("big FINAL"), loaded);
+    // And another may be asked for.
+    s.source.execute("DELETE FROM big WHERE id = 100");
+    let (code, stdout, stderr) = verify(&s, &["--repair"]);
+    assert!(code == Some(0) && !stderr.contains("refuses"), "{stdout}{stderr}");
+    trucker.until("right rows", || count("big FINAL WHERE length(pad) = 1000000") == loaded);
 }

@@ -162,3 +162,45 @@ fn what_cannot_be_compared_is_said_with_the_reason() {
     }
     s.assert_nothing_created();
 }
+
+#[test]
+fn a_repair_that_cannot_be_done_is_refused_with_its_reason() {
+    let s = Scenario::new()
+        .on_source("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g FROM generate_series(1, 9) g")
+        .on_output("CREATE TABLE t (id int PRIMARY KEY, n int CONSTRAINT small CHECK (n < 100))")
+        .pipeline("t", &(config("t", "t", &[]) + "on_error: dead_letter\n"), &[]);
+    let mut trucker = s.run();
+    trucker.until("the backfill", || s.output.number("SELECT count(*) FROM t") == 9);
+    s.source.execute("INSERT INTO t VALUES (10, 100)");
+    trucker.until("the row that doesn't fit", || {
+        s.output.number("SELECT count(*) FROM trucker.dead_letters") == 1
+    });
+    s.output.execute("UPDATE t SET n = 0 WHERE id = 1");
+    let (code, stdout, stderr) = verify(&s, &["--repair"]);
+    assert_eq!(code, Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("t: the running process refuses: ") && stderr.contains("small"), "{stderr}");
+    assert_eq!(s.output.number("SELECT count(*) FROM t"), 9);
+    // And another may be asked for.
+    s.source.execute("DELETE FROM t WHERE id = 10");
+    let (code, stdout, stderr) = verify(&s, &["--repair"]);
+    assert!(code == Some(0) && stderr.contains("made anew"), "{stdout}{stderr}");
+    assert_eq!(s.output.number("SELECT n FROM t WHERE id = 1"), 1);
+}
+
+#[test]
+fn rows_of_several_tables_are_compared_as_each_table_has_them() {
+    let s = Scenario::new()
+        .on_source(
+            "CREATE TABLE a (id int PRIMARY KEY, n numeric); INSERT INTO a VALUES (1, 1.12345678901234567890);
+             CREATE TABLE b (id bigint PRIMARY KEY, n float8); INSERT INTO b VALUES (2, 2.5)",
+        )
+        .on_output("CREATE TABLE ab (id bigint PRIMARY KEY, n numeric)")
+        .pipeline(
+            "ab",
+            "input: {connection: source, tables: [a, b]}\noutput: {connection: output, table: ab, on: {truncate: ignore}}\n",
+            &[("transform.sql", "SELECT row.id, row.n"), ("delete.sql", "SELECT old.id")],
+        );
+    s.once();
+    let (code, stdout, stderr) = verify(&s, &[]);
+    assert_eq!((code, stdout.as_str()), (Some(0), "ab: 2 keys, all alike\n"), "{stderr}");
+}

@@ -2,6 +2,7 @@
 //! behind all that was loaded and before all that is streamed from the checkpoint on, as a backfill's are. So whatever the stream
 //! brings afterwards counts more, and doing it again changes nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::snapshot_for_repair;
@@ -38,18 +39,24 @@ pub async fn run(
     let reading = snapshot_for_repair(definition, source, slot, loaded).await?;
     let from = reading.session(source);
     let mut fill = writer.begin_fill(loaded, false).await?;
-    for key in &keys {
-        writer.remove(&mut fill, &wording, key)?;
-    }
+    let mut removals = fill.reserve(keys.len());
+    let mut without_row: BTreeSet<&Key> = keys.iter().collect();
     let failed = || PipelineError::source("reading what the output should have");
     let mut count = 0;
     if !keys.is_empty() {
         let arrays = arrays(&keys.iter().collect::<Vec<_>>());
         let mut rows = TextRows::query(&from.client, &expected.of_keys(), arrays).await.map_err(failed())?;
         while let Some(row) = rows.next().await.map_err(failed())? {
+            if let Some(key) = layout.key.as_deref().and_then(|cells| Key::of(&row, cells)) {
+                without_row.remove(&key);
+            }
             writer.fill(&mut fill, &layout, row).await?;
             count += 1;
         }
+    }
+    // Only now: a row that can't be written gives the repair up, and what is there stays.
+    for key in without_row {
+        writer.remove(&mut removals, &wording, key)?;
     }
     let ended = from.client.batch_execute("COMMIT").await;
     ended.map_err(PipelineError::source("ending a snapshot"))?;

@@ -22,6 +22,15 @@ pub struct Fill {
     next: u64,
 }
 
+impl Fill {
+    /// Keeps so many versions for removals that are added at last and yet count less than all rows added before.
+    pub fn reserve(&mut self, count: usize) -> Fill {
+        let reserved = Fill { start_lsn: self.start_lsn, first: self.first, next: self.next };
+        self.next += count as u64;
+        reserved
+    }
+}
+
 impl Writer {
     /// Begins one whose stream goes on at `start_lsn`. Where nobody else writes the table, refuses one that holds rows of
     /// another history, which would win over all that could be written.
@@ -39,7 +48,7 @@ impl Writer {
         Ok(Fill { start_lsn, first, next: first })
     }
 
-    /// Adds that there is no row under a key, unless one is added later.
+    /// Adds that there is no row under a key, unless one of a later version is added.
     pub fn remove(&mut self, fill: &mut Fill, wording: &Wording, key: &Key) -> Result<(), SinkError> {
         let version = Version::of_backfill(fill.start_lsn, fill.next);
         fill.next += 1;

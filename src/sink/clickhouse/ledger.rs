@@ -24,8 +24,13 @@ pub(super) const TABLE: &str = "trucker_checkpoint";
 pub(super) const DURABLE: &str = "fsync_after_insert = 1, fsync_part_directory = 1";
 
 /// How statements of ours are run: answered when they are done, and read where they were written.
-pub(super) const SETTINGS: &[(&str, &str)] =
-    &[("async_insert", "0"), ("select_sequential_consistency", "1"), ("lightweight_deletes_sync", "2")];
+pub(super) const SETTINGS: &[(&str, &str)] = &[
+    ("async_insert", "0"),
+    ("select_sequential_consistency", "1"),
+    ("lightweight_deletes_sync", "2"),
+    // A request, and its answer, may name thousands of keys.
+    ("max_query_size", "67108864"),
+];
 
 /// A pipeline's state.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -100,8 +105,9 @@ impl Entry {
             backfilled_sql_hash: state.backfilled_sql_hash.clone(),
             seam: snapshot.zip(lsn(&state.seam_bound)).map(|(snapshot, bound)| Seam { snapshot, bound }),
             age: self.age,
-            failure: state.failure.clone().map(|failure| Failure { refused, ..failure }),
+            failure: state.failure.clone().map(|failure| Failure { refused: refused.clone(), ..failure }),
             request: self.pending(),
+            refused,
         })
     }
 }

@@ -141,6 +141,7 @@ fn checkpoint(row: &Row) -> Result<Checkpoint, tokio_postgres::Error> {
     let text = |at: usize| row.try_get::<_, Option<String>>(at);
     let lsn = |at: usize| Ok::<_, tokio_postgres::Error>(text(at)?.and_then(|text| text.parse().ok()));
     let is_following = row.try_get::<_, String>(2)? == "follow";
+    let refused = text(14)?.as_deref().and_then(Request::refusal);
     let snapshot = text(9)?.and_then(|text| text.parse().ok());
     Ok(Checkpoint {
         pipeline: row.try_get(0)?,
@@ -163,8 +164,11 @@ fn checkpoint(row: &Row) -> Result<Checkpoint, tokio_postgres::Error> {
         seam: snapshot.zip(lsn(10)?).map(|(snapshot, bound)| Seam { snapshot, bound }),
         // A clock that was set back is no reason to fail.
         age: Duration::try_from_secs_f64(row.try_get(11)?).unwrap_or_default(),
-        failure: text(13)?.as_deref().map(Failure::parse),
+        failure: text(13)?
+            .as_deref()
+            .map(|text| Failure { refused: refused.clone(), ..Failure::parse(text) }),
         request: text(14)?.and_then(Request::parse),
+        refused,
     })
 }
 
@@ -179,6 +183,7 @@ pub async fn claim(client: &Client, key: &CheckpointKey, claim: Claim<'_>) -> Re
          SET epoch = c.epoch + 1, timeline = excluded.timeline, output_table = excluded.output_table, input_tables = excluded.input_tables,
              system_identifier = excluded.system_identifier, slot = excluded.slot,
              source_database = excluded.source_database, published = excluded.published, failure = NULL,
+             request = CASE WHEN c.request ->> 'refused' IS NULL THEN c.request END,
              sql_hash = excluded.sql_hash,
              updated_at = pg_catalog.now()
          RETURNING {COLUMNS}"

@@ -16,8 +16,8 @@ pub async fn leave(
 ) -> Result<bool, SinkError> {
     let text = serde_json::to_string(asked).unwrap_or_default();
     let sql = "UPDATE trucker.checkpoint SET request = $3::text::jsonb || \
-               pg_catalog.jsonb_build_object('at', pg_catalog.clock_timestamp()), failure = failure - 'refused' \
-               WHERE project = $1 AND pipeline = $2 AND request IS NOT DISTINCT FROM $4::text::jsonb \
+               pg_catalog.jsonb_build_object('at', pg_catalog.clock_timestamp()) WHERE project = $1 AND pipeline = $2 \
+               AND CASE WHEN request ->> 'refused' IS NULL THEN request END IS NOT DISTINCT FROM $4::text::jsonb \
                AND ($5::text IS NULL OR failure ->> 'since' = $5)";
     let seen = seen.map(|request| request.text.as_str());
     let since = failure.map(|failure| failure.since.clone().unwrap_or_default());
@@ -43,15 +43,14 @@ pub async fn clear(client: &Client, key: &CheckpointKey, request: &Request) -> R
     done.map(drop).map_err(SinkError::at("taking a request"))
 }
 
-/// Takes a request away that can't be done, and says why.
+/// Puts in a request's place, until the next, why it can't be done.
 pub async fn refuse(
     client: &Client,
     key: &CheckpointKey,
     request: &Request,
     reason: &str,
 ) -> Result<(), SinkError> {
-    let sql = "UPDATE trucker.checkpoint SET request = NULL, \
-               failure = failure || pg_catalog.jsonb_build_object('refused', $4::text) \
+    let sql = "UPDATE trucker.checkpoint SET request = pg_catalog.jsonb_build_object('refused', $4::text) \
                WHERE project = $1 AND pipeline = $2 AND request = $3::text::jsonb";
     let done = client.execute(sql, &[&key.project, &key.pipeline, &request.text, &reason]).await;
     done.map(drop).map_err(SinkError::at("refusing a request"))
