@@ -22,6 +22,7 @@ use std::io::{Write, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Loaded};
@@ -89,8 +90,9 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
             let code = if error.use_stderr() { 2 } else { 0 };
+            hide_urls(&mut error);
             error.print().ok();
             return ExitCode::from(code);
         }
@@ -120,6 +122,22 @@ pub fn main() -> ExitCode {
                 ExitCode::from(1)
             }
         },
+    }
+}
+
+/// Has clap's message show no URL, nor what was meant as one: a password may be in it.
+fn hide_urls(error: &mut clap::Error) {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let is_url = text(ContextKind::InvalidArg).ends_with("<URL>");
+    let kinds = [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let shows = |kind: &ContextKind| {
+        text(*kind).contains("://") || is_url && *kind == ContextKind::InvalidValue && !text(*kind).is_empty()
+    };
+    for kind in kinds.into_iter().filter(shows).collect::<Vec<_>>() {
+        error.insert(kind, ContextValue::String("…".to_owned()));
     }
 }
 

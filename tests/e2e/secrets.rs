@@ -45,6 +45,45 @@ fn a_password_is_in_no_output_whatever_goes_wrong() {
 }
 
 #[test]
+fn a_url_that_is_no_argument_is_told_without_its_password() {
+    let s = Scenario::new();
+    let wrong = [
+        "postgres://u:hunter2@/d",
+        "postgres//u:hunter2@h/d",
+        "postgres://u:hunter2@h/d?sslmode=maybe",
+        "host=h user=u password=hunter2 port=none",
+        "clickhouse://u:hunter2@/d",
+        "clickhouse://u:hunter2@h/d?x=y",
+        "https://u:hunter2@h/d?sslmode=disable",
+    ];
+    let arguments: [(&[&str], &str); 4] = [
+        (&["init", "made", "--table", "t"], "--from"),
+        (&["init", "made", "--from", "postgres://u@h/d", "--table", "t"], "--to"),
+        (&["test", "made"], "--postgres"),
+        (&["test", "made"], "--clickhouse"),
+    ];
+    for (before, argument) in arguments {
+        for url in wrong {
+            let joined = format!("{argument}={url}");
+            for last in [&[argument, url][..], &[joined.as_str()]] {
+                let finished = s.start(&[before, last].concat()).wait();
+                let text = finished.text();
+                assert_eq!(finished.code, Some(2), "{argument} {url}: {text}");
+                assert!(text.contains(&format!("'…' for '{argument} <URL>': ")), "{text}");
+                assert!(!text.contains("hunter2"), "{text}");
+            }
+        }
+    }
+    // Where none is expected.
+    for before in [&[][..], &["init", "made"], &["check", "made"]] {
+        let finished = s.start(&[before, &["postgres://u:hunter2@h/d"]].concat()).wait();
+        let text = finished.text();
+        assert_eq!(finished.code, Some(2), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
 fn a_rows_values_are_in_no_output_whatever_goes_wrong() {
     let marker = "s3cret-value";
     let s = Scenario::new()
