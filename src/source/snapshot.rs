@@ -95,7 +95,7 @@ fn begin_sql(tables: &[&Table]) -> String {
     )
 }
 
-/// How long a session that shares a snapshot waits for a lock: who is before it may wait for the session that exported it.
+/// How long a session that comes to share a snapshot waits for a lock: who is before it may wait for the session that exported it.
 const LOCK_PATIENCE: &str = "2s";
 
 /// What is read in pieces would be compiled for each of them, which takes longer than it saves.
@@ -128,6 +128,12 @@ pub async fn join(
     let row = client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
     let snapshot = row.try_get::<_, String>(0)?.parse::<Snapshot>().ok();
     Ok(snapshot.is_some() && snapshot.as_ref() == exported.seam.as_ref().map(|seam| &seam.snapshot))
+}
+
+/// Has a session that shares its snapshot, with all locks that are known beforehand, wait for further ones with patience, but not for
+/// ever: who is before it may wait for another session of the snapshot, and that one for this.
+pub async fn wait_for_locks_with_patience(client: &Client) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute("SET LOCAL lock_timeout = '60s'").await
 }
 
 /// What came of trying to open a snapshot on a standby.

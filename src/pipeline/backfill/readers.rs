@@ -8,7 +8,9 @@
 //! read, the failure of one is the backfill's. On a standby there is one reader: a snapshot can't be shared there.
 //!
 //! Each session takes locks of its own. Behind an ALTER TABLE that waits for the first session's lock the second would wait for
-//! ever, since the first keeps it until all have read: a circle that no server sees. So the others don't wait long for locks.
+//! ever, since the first keeps it until all have read: a circle that no server sees. So the others don't wait long for the locks that
+//! their statements name. What functions of the SQL lock on the way may close such a circle later: from then on none of the sessions
+//! waits for ever. That ends the backfill, which begins again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -98,8 +100,8 @@ impl<'a> Readers<'a> {
         reading: &Reading,
         allowed: Vec<SemaphorePermit<'static>>,
     ) -> Checked<()> {
-        let exported = snapshot::export(&self.first.client).await;
-        let exported = exported.map_err(PipelineError::source("sharing the backfill's snapshot"))?;
+        let failed = || PipelineError::source("sharing the backfill's snapshot");
+        let exported = snapshot::export(&self.first.client).await.map_err(failed())?;
         let (count, mut refusal) = (allowed.len() + 1, None);
         if let Some(id) = exported {
             let joined = join_all(allowed.iter().map(|_| self.join(definition, reading, &id))).await;
@@ -111,6 +113,9 @@ impl<'a> Readers<'a> {
             }
         } else {
             refusal = Some("the role may not execute pg_export_snapshot()".to_owned());
+        }
+        if !self.others.is_empty() {
+            snapshot::wait_for_locks_with_patience(&self.first.client).await.map_err(failed())?;
         }
         let (pipeline, readers) = (&definition.pipeline.name, self.others.len() + 1);
         match refusal {
@@ -126,8 +131,8 @@ impl<'a> Readers<'a> {
     async fn join(&self, definition: &Definition, reading: &Reading, id: &str) -> Checked<Session> {
         let session = connect(&definition.source, Purpose::Source).await?;
         let joined = snapshot::join(&session.client, id, &reading.snapshot).await;
-        let failed = PipelineError::source("sharing the backfill's snapshot");
-        if !joined.map_err(failed)? {
+        let failed = || PipelineError::source("sharing the backfill's snapshot");
+        if !joined.map_err(failed())? {
             let (name, what) = (&definition.source.name, "its address leads to several servers");
             return Err(PipelineError::Input(format!(
                 "connection {name}: {what}, of which another answered"
@@ -137,6 +142,8 @@ impl<'a> Readers<'a> {
             let explained = session.client.batch_execute(&format!("EXPLAIN {sql}")).await;
             explained.map_err(PipelineError::source("preparing another reader of the backfill"))?;
         }
+        let limited = snapshot::wait_for_locks_with_patience(&session.client).await;
+        limited.map_err(failed())?;
         Ok(session)
     }
 
