@@ -65,6 +65,14 @@ pub enum PipelineError {
     /// The input table isn't there, or isn't the one that the pipeline was following.
     #[error("{0}")]
     Input(String),
+    /// A partition came in the middle of a backfill.
+    #[error(
+        "a partition with rows was attached to {table} while a backfill read it: the backfill starts over"
+    )]
+    Attached {
+        /// The input table.
+        table: String,
+    },
     /// The output has lost rows that the slot was told are loaded.
     #[error(
         "the output stands at {loaded}, but it had loaded up to {told}, and the source may have removed what lies between: \
@@ -122,7 +130,7 @@ impl PipelineError {
             PipelineError::Source { source, .. } => error::is_transient(source),
             PipelineError::Sql { is_transient, .. } => *is_transient,
             PipelineError::Sink(error) => error.is_transient(),
-            PipelineError::StreamBroke => true,
+            PipelineError::StreamBroke | PipelineError::Attached { .. } => true,
             PipelineError::Standby(error) => error.is_transient(),
             PipelineError::Problems(_)
             | PipelineError::Replica(_)
@@ -139,6 +147,7 @@ impl PipelineError {
         match self {
             PipelineError::Connect(error) => error.code(),
             PipelineError::Source { source, .. } if error::is_transient(source) => Code::TryAgain,
+            PipelineError::Attached { .. } => Code::TryAgain,
             PipelineError::Source { .. } => Code::ServerAnswer,
             PipelineError::Sql { problem, .. } => problem.code,
             PipelineError::Problems(problems) => problems.first().map_or(Code::SqlRefused, |p| p.code),
@@ -174,6 +183,7 @@ impl PipelineError {
             PipelineError::Truncated { .. } => "truncated",
             PipelineError::ValueGone { .. } => "value_gone",
             PipelineError::Input(_) => "input",
+            PipelineError::Attached { .. } => "attached",
             PipelineError::Rewound { .. } => "rewound",
             PipelineError::Replica(_) | PipelineError::Standby(_) => "replica",
             PipelineError::StreamBroke => "stream_broke",
@@ -194,6 +204,7 @@ impl PipelineError {
             | PipelineError::Source { .. }
             | PipelineError::Sink(_)
             | PipelineError::Input(_)
+            | PipelineError::Attached { .. }
             | PipelineError::Replica(_)
             | PipelineError::Standby(_)
             | PipelineError::StreamBroke => None,
@@ -224,6 +235,7 @@ impl PipelineError {
                 | SinkError::Ledger(_)
                 | SinkError::Fenced { .. },
             )
+            | PipelineError::Attached { .. }
             | PipelineError::Rewound { .. }
             | PipelineError::Replica(_)
             | PipelineError::Standby(_)

@@ -215,6 +215,65 @@ fn a_reader_that_fails_fails_its_backfill_which_starts_again() {
 }
 
 #[test]
+fn a_partition_that_comes_with_rows_while_ranges_are_read_has_all_of_them_read_again() {
+    let s = ranges()
+        .on_source(
+            "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE t_first PARTITION OF t FOR VALUES FROM (0) TO (2000) WITH (fillfactor = 20);
+             INSERT INTO t SELECT i, 'old ' || i FROM generate_series(1, 1000) i;
+             CREATE TABLE t_later (LIKE t INCLUDING ALL); CREATE TABLE t_empty (LIKE t INCLUDING ALL);
+             INSERT INTO t_later SELECT i, 'later' FROM generate_series(2000, 2999) i",
+        )
+        .on_output("CREATE TABLE t (id int PRIMARY KEY, v text, last int)")
+        .pipeline("t", &config("t", "t", &[]), &[("transform.sql", TRANSFORM)]);
+    let again = "a partition with rows was attached to";
+    let (blocker, mut trucker) = held(&s);
+    s.source.execute("ALTER TABLE t ATTACH PARTITION t_empty FOR VALUES FROM (3000) TO (4000)");
+    s.source.execute("ALTER TABLE t ATTACH PARTITION t_later FOR VALUES FROM (2000) TO (3000)");
+    blocker.execute("COMMIT");
+    trucker.until_said(again);
+    s.until_same(&mut trucker, IN, OUT);
+    // The one that is empty is no reason.
+    s.source.execute("CREATE TABLE t_none (LIKE t INCLUDING ALL)");
+    s.output.execute("TRUNCATE t");
+    let (before, blocker) = (trucker.stderr().matches(again).count(), s.output.session());
+    blocker.execute("BEGIN; LOCK TABLE t IN SHARE MODE");
+    let dir = s.dir();
+    let asked = s.start(&["backfill", "--dir", dir.to_str().unwrap(), "t"]).wait();
+    assert_eq!(asked.code, Some(0), "{}", asked.text());
+    trucker.until("four readers", || s.source.number(READERS) == 4);
+    s.source.execute("ALTER TABLE t ATTACH PARTITION t_none FOR VALUES FROM (4000) TO (5000)");
+    blocker.execute("COMMIT");
+    s.until_same(&mut trucker, IN, OUT);
+    assert_eq!(trucker.stderr().matches(again).count(), before, "{}", trucker.stderr());
+}
+
+#[test]
+fn rows_larger_than_a_piece_arrive_among_small_ones_in_both_forms_of_copy() {
+    let s = ranges()
+        .on_source(
+            "CREATE TABLE t (id int PRIMARY KEY, v text);
+             INSERT INTO t SELECT i, repeat(md5(i::text), CASE i % 7 WHEN 1 THEN 10000 WHEN 2 THEN 5000 ELSE i END)
+               FROM generate_series(1, 200) i",
+        )
+        .on_output("CREATE TABLE t (id int PRIMARY KEY, v text, last int)")
+        .pipeline("t", &config("t", "t", &[]), &[("transform.sql", TRANSFORM)])
+        .on_output("CREATE TABLE loaded (id int, v text)")
+        .pipeline(
+            "loaded",
+            "input: {connection: source, table: t}
+output: {connection: output, on: {update: ignore, delete: ignore, truncate: ignore}}\n",
+            &[
+                ("insert.sql", "SELECT new.id, new.v"),
+                ("load.sql", "INSERT INTO loaded SELECT id, v FROM {{ rows }}"),
+            ],
+        );
+    s.once();
+    s.assert_same(IN, OUT);
+    s.assert_same("SELECT id, v FROM t", "SELECT id, v FROM loaded");
+}
+
+#[test]
 fn sql_that_fails_in_one_range_is_told_with_its_file() {
     let s = world();
     s.file("t/transform.sql", "SELECT row.id, row.v, 1 / (row.id - 990) AS last");

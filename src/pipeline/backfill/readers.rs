@@ -55,24 +55,31 @@ pub struct Readers<'a> {
     others: Vec<(Session, SemaphorePermit<'static>)>,
     /// For each input table, statements that together return all of its rows.
     statements: Vec<Vec<String>>,
+    /// For each input table, what it and its partitions were before the first range was planned.
+    parts: Vec<(&'a Table, Vec<u32>)>,
 }
 
 impl<'a> Readers<'a> {
     /// As many as these tables are worth. `first` has the snapshot.
     pub async fn gather(
-        definition: &Definition,
+        definition: &'a Definition,
         reading: &Reading,
         first: &'a Session,
         copies: &[(CopyQuery, Option<Load>)],
     ) -> Checked<Readers<'a>> {
         let mut ranges: Vec<_> = copies.iter().map(|(copy, _)| vec![copy.sql.clone()]).collect();
-        let mut readers = Readers { first, others: Vec::new(), statements: ranges.clone() };
+        let mut readers =
+            Readers { first, others: Vec::new(), statements: ranges.clone(), parts: Vec::new() };
         let sql = &definition.pipeline.sql;
         // A snapshot of a standby has no seam.
         if reading.snapshot.seam.is_none() || sql.transform.is_none() && sql.insert.is_none() {
             return Ok(readers);
         }
         let mut wanted = 1;
+        for table in &definition.tables {
+            let parts = fetch_parts(first, table).await.map_err(PipelineError::source(PARTS))?;
+            readers.parts.push((table, parts));
+        }
         for (at, ((copy, _), table)) in copies.iter().zip(&definition.tables).enumerate() {
             let size = fetch_size(first, table).await;
             let (pages, bytes) = size.map_err(PipelineError::source("asking how large a table is"))?;
@@ -163,9 +170,25 @@ impl<'a> Readers<'a> {
             while let Some(sql) = self.statements[table].get(next.fetch_add(1, Ordering::Relaxed)) {
                 read(session, sql, copy, is_binary, pieces, counts).await?;
             }
-            Ok(())
+            Checked::Ok(())
         });
-        try_join_all(reading).await.map(drop)
+        try_join_all(reading).await?;
+        match self.parts.get(table).filter(|_| self.statements[table].len() > 1) {
+            Some((table, parts)) => self.expect_no_part_more(table, parts).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Each range is planned by itself, so of a partition that was attached in between, some may have been read and some not. What is
+    /// empty has no rows that matter, and none goes while it is being read.
+    async fn expect_no_part_more(&self, table: &Table, parts: &[u32]) -> Checked<()> {
+        let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_partition_tree($1::oid::regclass) \
+                   WHERE relid::oid <> ALL ($2::oid[]) AND pg_catalog.pg_relation_size(relid) > 0)";
+        let grown = self.first.client.query_one(sql, &[&table.oid, &parts]).await;
+        match grown.and_then(|row| row.try_get(0)).map_err(PipelineError::source(PARTS))? {
+            true => Err(PipelineError::Attached { table: table.relation().display_name() }),
+            false => Ok(()),
+        }
     }
 }
 
@@ -182,30 +205,51 @@ async fn read(
     let format = if is_binary { " (FORMAT binary)" } else { "" };
     let mut messages =
         Box::pin(session.client.copy_out(&format!("COPY ({sql}) TO STDOUT{format}")).await.map_err(failed)?);
-    let (mut is_first, mut rows, mut bytes) = (true, 0, Vec::with_capacity(PIECE_BYTES));
-    loop {
-        let message = messages.next().await.transpose().map_err(failed)?;
-        let is_last = message.is_none();
-        if let Some(message) = &message {
-            let row = if is_binary { binary_row(message, is_first) } else { message };
-            is_first = false;
-            if !row.is_empty() {
-                bytes.extend_from_slice(row);
-                rows += 1;
-                counts.backfilled();
-            }
+    let mut gathered = Gathered { pieces, rows: 0, bytes: Vec::new() };
+    let mut is_first = true;
+    while let Some(message) = messages.next().await.transpose().map_err(failed)? {
+        let row = if is_binary { binary_row(&message, is_first) } else { &message };
+        is_first = false;
+        if row.is_empty() {
+            continue;
         }
-        if bytes.len() >= PIECE_BYTES || is_last && rows > 0 {
-            let full = std::mem::replace(&mut bytes, Vec::with_capacity(PIECE_BYTES));
-            let piece = Piece { rows: std::mem::take(&mut rows), bytes: full.into() };
-            if pieces.send(piece).await.is_err() {
-                // Nobody takes them: what the writer failed of is told by the writer.
-                return Ok(());
-            }
-        }
-        if is_last {
+        counts.backfilled();
+        if !gathered.take(&message, row).await {
+            // Nobody takes them: what the writer failed of is told by the writer.
             return Ok(());
         }
+    }
+    gathered.hand_on().await;
+    Ok(())
+}
+
+/// Rows on their way to the writer.
+struct Gathered<'a> {
+    pieces: &'a mpsc::Sender<Piece>,
+    rows: u64,
+    bytes: Vec<u8>,
+}
+
+impl Gathered<'_> {
+    /// A row of a message; false if nobody takes any.
+    async fn take(&mut self, message: &Bytes, row: &[u8]) -> bool {
+        if row.len() >= PIECE_BYTES {
+            // Large enough to go alone: a copy of each would be held by each reader.
+            let alone = Piece { rows: 1, bytes: message.slice_ref(row) };
+            return self.hand_on().await && self.pieces.send(alone).await.is_ok();
+        }
+        if self.bytes.is_empty() {
+            self.bytes.reserve(PIECE_BYTES);
+        }
+        self.bytes.extend_from_slice(row);
+        self.rows += 1;
+        self.bytes.len() < PIECE_BYTES || self.hand_on().await
+    }
+
+    async fn hand_on(&mut self) -> bool {
+        let piece =
+            Piece { rows: std::mem::take(&mut self.rows), bytes: std::mem::take(&mut self.bytes).into() };
+        piece.rows == 0 || self.pieces.send(piece).await.is_ok()
     }
 }
 
@@ -218,6 +262,14 @@ pub const TRAILER: &[u8] = b"\xff\xff";
 fn binary_row(message: &[u8], is_first: bool) -> &[u8] {
     let row = if is_first { message.strip_prefix(HEADER).unwrap_or(message) } else { message };
     if row == TRAILER { &[] } else { row }
+}
+
+const PARTS: &str = "asking for the partitions of a table";
+
+/// The table's partitions, as they are now and not in the snapshot: the planner sees them so.
+async fn fetch_parts(session: &Session, table: &Table) -> Result<Vec<u32>, tokio_postgres::Error> {
+    let sql = "SELECT relid::oid FROM pg_catalog.pg_partition_tree($1::oid::regclass)";
+    session.client.query(sql, &[&table.oid]).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Pages of the table, or of its largest partition, and bytes in all.
