@@ -24,7 +24,7 @@ use crate::config::PostgresConnection;
 use crate::failpoint;
 use crate::pipeline::task::{Attach, ended};
 use crate::postgres::catalog::{ServerIdentity, fetch_server_identity};
-use crate::postgres::{Purpose, connect, error};
+use crate::postgres::{Purpose, Session, connect, error};
 use crate::source::assemble::{AssembleError, Assembler, Step};
 use crate::source::slot;
 use crate::source::standby::{Standby, Standing};
@@ -152,12 +152,12 @@ impl SourceTask {
         loop {
             let Some(from) = self.start().await else { return Ok(()) };
             self.health.enter(StreamState::Connecting);
-            let verified = self.verify(from, gone_from.take()).await;
-            let read_from = verified.as_ref().ok().copied().flatten();
-            let started = match verified {
-                Ok(_) => ReplicationStream::start(&self.connection, &self.slot, &self.slot, from)
-                    .await
-                    .map_err(|error| self.failed(error)),
+            let mut read_from = None;
+            let started = match self.verify(from, gone_from.take()).await {
+                Ok((control, restart_lsn)) => {
+                    read_from = restart_lsn;
+                    self.open(&control, from).await
+                }
                 Err(error) => Err(error),
             };
             let outcome = match started {
@@ -191,7 +191,11 @@ impl SourceTask {
     /// behind an address may have been replaced while we were away. The server itself starts wherever it is told to. Answers
     /// where it will begin to read WAL. `gone_from` is where it began when it missed some, if it just did: it keeps what the
     /// slot needs now, and reads from where the slot stood when the stream began. So a slot that has gone on since is a good one.
-    async fn verify(&mut self, from: Lsn, gone_from: Option<Lsn>) -> Result<Option<Lsn>, SourceError> {
+    async fn verify(
+        &mut self,
+        from: Lsn,
+        gone_from: Option<Lsn>,
+    ) -> Result<(Session, Option<Lsn>), SourceError> {
         let session = connect(&self.connection, Purpose::Control).await.map_err(StreamError::from)?;
         let now = if self.is_standby {
             let mut standby = Standby::connect(&self.connection).await.map_err(StreamError::from)?;
@@ -219,9 +223,7 @@ impl SourceTask {
                 now.timeline, self.identity.timeline
             )
         } else if confirmed > from {
-            format!(
-                "its slot starts at {confirmed}, and changes from {from} on are needed: it was made anew or advanced"
-            )
+            ahead(confirmed, from)
         } else if from > now.flush_lsn && self.is_standby {
             return Err(SourceError::Behind(now.flush_lsn, from));
         } else if from > now.flush_lsn {
@@ -230,9 +232,22 @@ impl SourceTask {
                 now.flush_lsn
             )
         } else {
-            return Ok(slot.restart_lsn);
+            return Ok((session, slot.restart_lsn));
         };
         Err(SourceError::Replaced(wrong))
+    }
+
+    /// Starts the stream, then looks at its slot once more: now that it is held, nobody can make it anew any more, as somebody
+    /// may have done since the first look. The server would begin where that slot does, and say nothing.
+    async fn open(&self, control: &Session, from: Lsn) -> Result<ReplicationStream, SourceError> {
+        let stream = ReplicationStream::start(&self.connection, &self.slot, &self.slot, from).await;
+        let stream = stream.map_err(|error| self.failed(error))?;
+        let slot = slot::fetch(&control.client, control.server_version, &self.slot).await;
+        let confirmed = slot.map_err(SourceError::Asking)?.and_then(|slot| slot.confirmed_flush_lsn);
+        match confirmed.filter(|confirmed| *confirmed > from) {
+            Some(confirmed) => Err(SourceError::Replaced(ahead(confirmed, from))),
+            None => Ok(stream),
+        }
     }
 
     fn slot_is_gone(&self) -> SourceError {
@@ -472,4 +487,10 @@ impl Asked {
             }
         }
     }
+}
+
+fn ahead(confirmed: Lsn, from: Lsn) -> String {
+    format!(
+        "its slot starts at {confirmed}, and changes from {from} on are needed: it was made anew or advanced"
+    )
 }
