@@ -13,6 +13,7 @@ use crate::postgres::text_rows::TextRows;
 use crate::postgres::{Purpose, Session, connect};
 use crate::sink::postgres::Writer;
 use crate::sink::{By, Goal, Key, Layout, Put, Request, SinkError, Write};
+use crate::source::snapshot;
 
 use super::definition::{Checked, Definition};
 use super::error::PipelineError;
@@ -73,7 +74,7 @@ pub async fn run(
     Ok(count)
 }
 
-/// A snapshot that has all that was loaded.
+/// A snapshot that has all that was loaded, and nothing that isn't on the source's disk.
 async fn snapshot_for_repair(
     definition: &Definition,
     source: &Session,
@@ -85,6 +86,11 @@ async fn snapshot_for_repair(
     if reading.snapshot.start_lsn < loaded {
         // A standby that is behind what was loaded: later it isn't.
         return Err(PipelineError::StreamBroke);
+    }
+    if let Some(seam) = &reading.snapshot.seam {
+        // What is put right must not be undone by a crash of the source.
+        let flushed = snapshot::wait_until_flushed(&control.client, seam).await;
+        flushed.map_err(PipelineError::source("waiting for the source's disk"))?;
     }
     Ok(reading)
 }
