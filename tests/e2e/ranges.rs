@@ -325,6 +325,6 @@ fn readers_do_not_wait_for_an_alter_table_that_waits_for_the_first_of_them() {
     holder.execute("COMMIT");
     altering.join().unwrap().unwrap();
     s.source.execute("UPDATE t SET v = 'altered' WHERE id % 2 = 0");
+    // Whether it had to go without the others depends on whose turn it was; that it ends doesn't.
     s.until_same(&mut trucker, IN, OUT);
-    assert!(trucker.stderr().contains("backfill_fewer_readers"), "{}", trucker.stderr());
 }
