@@ -51,7 +51,7 @@ impl Aside {
     pub fn snapshot(&self) -> PipelineSnapshot {
         let is_away = self.problem.code.is_of_connection();
         let state = if is_away { PipelineState::Retrying } else { PipelineState::Failed };
-        let again = "It is looked at again by itself, at least every 30 s".to_owned();
+        let again = "It is looked at again by itself".to_owned();
         let fix = self.problem.help.iter().cloned().chain([again]).collect::<Vec<_>>().join(". ");
         let (at, message) = (Time(self.since), self.problem.one_line());
         let trouble = TroubleSnapshot { at, code: self.problem.code, message, fix: Some(fix) };

@@ -20,19 +20,13 @@ pub async fn begin(
     shutdown: &mut Receiver<bool>,
     board: &Board,
 ) -> Result<Option<(PreparedProject, Vec<Guard>)>, EngineError> {
-    let (mut prepared, guards) = loop {
-        let prepared = prepare(project, options).await?;
-        let (guards, have_waited) = take_guards(&prepared, options, shutdown, board).await?;
-        if !have_waited {
-            break (prepared, guards);
-        }
-        // What was read before may be out of date.
+    let mut prepared = prepare(project, options).await?;
+    let (guards, have_waited) = take_guards(&prepared, options, shutdown, board).await?;
+    if have_waited {
+        // What was read before may be out of date. The sources are the same: they are the project's, all of them.
         board.enter(RunState::Starting);
-        let again = prepare(project, options).await?;
-        if names(&again) == names(&prepared) {
-            break (again, guards);
-        }
-    };
+        prepared = prepare(project, options).await?;
+    }
     let mut findings = Findings::default();
     for source in &prepared.sources {
         continuity::look(source, &mut findings).await;
@@ -57,10 +51,6 @@ async fn prepare(project: &Project, options: Options) -> Result<PreparedProject,
         Until::CaughtUp => prepare::prepare(project, options.creation).await,
         Until::Shutdown => prepare::prepare_those_that_fit(project, options.creation).await,
     }
-}
-
-fn names(prepared: &PreparedProject) -> Vec<String> {
-    prepared.sources.iter().map(|source| source.connection.name.clone()).collect()
 }
 
 /// For each source, and whether another process had one of them first.

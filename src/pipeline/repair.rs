@@ -34,11 +34,7 @@ pub async fn run(
 ) -> Checked<usize> {
     let loaded = writer.loaded_lsn().unwrap_or_default();
     let columns = writer.target().map_or(0, |target| target.key.len());
-    let keys: Vec<Key> = keys
-        .iter()
-        .filter(|key| key.len() == columns)
-        .filter_map(|key| Key::from_values(key.iter().map(|value| Some(value.as_bytes()))))
-        .collect();
+    let keys = keys_of(keys, columns);
     let (expected, _) = There::connect(definition, source).await?;
     let reading = snapshot_for_repair(definition, source, slot, loaded).await?;
     let from = reading.session(source);
@@ -72,6 +68,12 @@ pub async fn run(
     let seam = writer.seam().cloned();
     writer.commit(Goal { loaded_lsn: loaded, commit_time: None, seam, done: Some(request) }).await?;
     Ok(count)
+}
+
+/// Those of the texts that can be a key of so many columns.
+fn keys_of(texts: &[Vec<String>], columns: usize) -> Vec<Key> {
+    let texts = texts.iter().filter(|key| key.len() == columns);
+    texts.filter_map(|key| Key::from_values(key.iter().map(|value| Some(value.as_bytes())))).collect()
 }
 
 /// A snapshot that has all that was loaded, and nothing that isn't on the source's disk.

@@ -4,9 +4,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::harness::{ClickHouseDatabase, Scenario, clickhouse_server, config};
+use super::verify::{found, verify};
 
 const VERSIONED: &str =
     "_version UInt128, _is_deleted UInt8) ENGINE = ReplacingMergeTree(_version, _is_deleted)";
@@ -29,19 +30,6 @@ fn world() -> (Scenario, ClickHouseDatabase) {
             &[("transform.sql", transform), ("delete.sql", "SELECT old.id AS order_id")],
         );
     (s, out)
-}
-
-fn verify(s: &Scenario, args: &[&str]) -> (Option<i32>, String, String) {
-    let dir = s.dir();
-    let finished = s.start(&[&["verify", "--dir", dir.to_str().unwrap()], args].concat()).wait();
-    (finished.code, finished.stdout, finished.stderr)
-}
-
-#[track_caller]
-fn found(s: &Scenario, args: &[&str]) -> (Option<i32>, Value) {
-    let (code, stdout, stderr) = verify(s, &[args, &["--json"]].concat());
-    let json: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}{stderr}"));
-    (code, json[0].clone())
 }
 
 fn damage(out: &ClickHouseDatabase) {

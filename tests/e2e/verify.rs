@@ -33,14 +33,14 @@ fn world() -> Scenario {
         )
 }
 
-fn verify(s: &Scenario, args: &[&str]) -> (Option<i32>, String, String) {
+pub fn verify(s: &Scenario, args: &[&str]) -> (Option<i32>, String, String) {
     let dir = s.dir();
     let finished = s.start(&[&["verify", "--dir", dir.to_str().unwrap()], args].concat()).wait();
     (finished.code, finished.stdout, finished.stderr)
 }
 
 #[track_caller]
-fn found(s: &Scenario, args: &[&str]) -> (Option<i32>, Value) {
+pub fn found(s: &Scenario, args: &[&str]) -> (Option<i32>, Value) {
     let (code, stdout, stderr) = verify(s, &[args, &["--json"]].concat());
     let json: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}{stderr}"));
     (code, json[0].clone())

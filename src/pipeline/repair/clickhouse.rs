@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::snapshot_for_repair;
+use super::{keys_of, snapshot_for_repair};
 use crate::pipeline::definition::{Checked, Definition};
 use crate::pipeline::error::PipelineError;
 use crate::pipeline::verify::{There, arrays};
@@ -27,11 +27,7 @@ pub async fn run(
     let (expected, there) = There::connect(definition, source).await?;
     let no_table = || PipelineError::Input("it has no output table".to_owned());
     let target = writer.target().ok_or_else(no_table)?;
-    let keys: Vec<Key> = keys
-        .iter()
-        .filter(|key| key.len() == target.key.len())
-        .filter_map(|key| Key::from_values(key.iter().map(|value| Some(value.as_bytes()))))
-        .collect();
+    let keys = keys_of(keys, target.key.len());
     let encodings = there.encodings().to_vec();
     let wording = Wording { key: encodings[..target.key.len()].to_vec(), replace: Vec::new() };
     let places = expected.columns.iter().cloned().enumerate().map(|(at, name)| (name, at)).collect();
