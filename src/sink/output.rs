@@ -185,10 +185,7 @@ impl Writer {
     pub async fn commit(&mut self, goal: Goal<'_>) -> Result<(), SinkError> {
         match self {
             Writer::Postgres(writer) => writer.commit(goal).await,
-            Writer::ClickHouse(writer) => {
-                let Goal { loaded_lsn, commit_time, seam, done } = goal;
-                writer.commit(loaded_lsn, commit_time, seam, done).await
-            }
+            Writer::ClickHouse(writer) => writer.commit(goal).await,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::pipeline::verify::{There, arrays};
 use crate::postgres::Session;
 use crate::postgres::text_rows::TextRows;
 use crate::sink::clickhouse::{Wording, Writer};
-use crate::sink::{Key, Layout, Request};
+use crate::sink::{Goal, Key, Layout, Request};
 
 /// Repairs these keys, given as texts in the key's order. Answers how many rows there are under them now.
 pub async fn run(
@@ -57,6 +57,6 @@ pub async fn run(
     let ended = from.client.batch_execute("COMMIT").await;
     ended.map_err(PipelineError::source("ending a snapshot"))?;
     let seam = writer.seam().cloned();
-    writer.commit(loaded, None, seam, Some(request)).await?;
+    writer.commit(Goal { loaded_lsn: loaded, commit_time: None, seam, done: Some(request) }).await?;
     Ok(count)
 }

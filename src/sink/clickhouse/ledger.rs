@@ -16,7 +16,7 @@ use super::dead_letter;
 use crate::change::Lsn;
 use crate::checkpoint::Seam;
 use crate::clickhouse::{Client, quote_text};
-use crate::sink::{Checkpoint, CheckpointKey, Claim, Failure, Origin, Request, SinkError};
+use crate::sink::{Checkpoint, CheckpointKey, Claim, Failure, Goal, Origin, Request, SinkError};
 
 pub(super) const TABLE: &str = "trucker_checkpoint";
 
@@ -323,35 +323,22 @@ pub async fn hold(
     held.filter(|state| state.loaded_lsn == text).map(Held).ok_or_else(fenced)
 }
 
-/// A move of the checkpoint.
-#[derive(Debug)]
-pub struct Step<'a> {
-    /// Where it will be.
-    pub to: Lsn,
-    /// When the last transaction was committed at the source, in microseconds since 2000-01-01; None for a mere position.
-    pub commit_time: Option<i64>,
-    /// What the backfill has read, as long as that matters.
-    pub seam: Option<&'a Seam>,
-    /// The request that this fulfils.
-    pub done: Option<&'a Request>,
-}
-
 /// Moves the checkpoint.
 pub async fn advance(
     client: &Client,
     key: &CheckpointKey,
     held: Held,
-    step: Step<'_>,
+    goal: &Goal<'_>,
 ) -> Result<(), SinkError> {
-    let Step { to, commit_time, seam, done } = step;
+    let Goal { loaded_lsn, commit_time, seam, done } = goal;
     let is_backfill = held.0.loaded_lsn.is_none();
     let hash = if is_backfill { &held.0.sql_hash } else { &held.0.backfilled_sql_hash };
     let backfilled_sql_hash = hash.clone();
     let state = State {
         count: held.0.count + 1,
-        loaded_lsn: Some(to.to_string()),
-        seam_snapshot: seam.map(|seam| seam.snapshot.to_string()),
-        seam_bound: seam.map(|seam| seam.bound.to_string()),
+        loaded_lsn: Some(loaded_lsn.to_string()),
+        seam_snapshot: seam.as_ref().map(|seam| seam.snapshot.to_string()),
+        seam_bound: seam.as_ref().map(|seam| seam.bound.to_string()),
         failure: None,
         backfilled_sql_hash,
         delay_ms: commit_time.map(delay_ms),

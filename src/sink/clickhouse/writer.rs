@@ -18,7 +18,7 @@ use crate::checkpoint::Seam;
 use crate::clickhouse::Client;
 use crate::failpoint;
 use crate::sink::fold::Effect;
-use crate::sink::{By, Checkpoint, CheckpointKey, DeadLetter, Key, Load, Request, Row, SinkError};
+use crate::sink::{By, Checkpoint, CheckpointKey, DeadLetter, Goal, Key, Load, Row, SinkError};
 
 /// Rows that are sent at once.
 pub(super) const SEND_BYTES: usize = 8 << 20;
@@ -108,13 +108,7 @@ impl Writer {
     }
 
     /// Sends what is left, then moves the checkpoint.
-    pub async fn commit(
-        &mut self,
-        loaded_lsn: Lsn,
-        commit_time: Option<i64>,
-        seam: Option<Seam>,
-        done: Option<&Request>,
-    ) -> Result<(), SinkError> {
+    pub async fn commit(&mut self, goal: Goal<'_>) -> Result<(), SinkError> {
         if self.is_small() {
             tokio::time::sleep_until(self.committed_at + PACE).await;
         }
@@ -124,9 +118,8 @@ impl Writer {
             failpoint::reach("rows_sent");
         }
         let held = self.held.take().expect("it was looked up a line before");
-        let step = ledger::Step { to: loaded_lsn, commit_time, seam: seam.as_ref(), done };
-        ledger::advance(&self.client, &self.key, held, step).await?;
-        (self.loaded_lsn, self.seam, self.chunk) = (Some(loaded_lsn), seam, None);
+        ledger::advance(&self.client, &self.key, held, &goal).await?;
+        (self.loaded_lsn, self.seam, self.chunk) = (Some(goal.loaded_lsn), goal.seam, None);
         (self.committed_at, self.sent_bytes) = (Instant::now(), 0);
         Ok(())
     }
