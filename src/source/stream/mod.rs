@@ -27,6 +27,8 @@ use crate::postgres::{
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How many of them may stay without an answer.
 const PINGS_MAX: u32 = 3;
+/// What the server may hold in memory of the transactions that it decodes for a stream.
+const DECODING_MEMORY_KB: u32 = 256 * 1024;
 /// For the server to start streaming, and to say goodbye.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -177,6 +179,7 @@ impl ReplicationStream {
         let mut connection = RawConnection::connect(to).await?;
         let interval = timeout(COMMAND_TIMEOUT, async {
             let interval = feedback::interval(fetch_wal_sender_timeout(&mut connection).await?);
+            raise_decoding_memory(&mut connection).await?;
             let command = start_command(slot, publication, from);
             connection.send(|buffer| frontend::query(&command, buffer)).await?;
             connection.expect(b'W').await.map_err(refused)?;
@@ -277,6 +280,19 @@ impl ReplicationStream {
         });
         goodbye.await.unwrap_or(Err(StreamError::Silent(GOODBYE_TIMEOUT)))
     }
+}
+
+/// Lets the server decode larger transactions in memory: beyond `logical_decoding_work_mem` it writes them to its disk first, and then
+/// reads them again (500,000 rows of seven columns: 1.83 s against 1.35 s). Not more than its owner gave to all shared buffers, and
+/// never less than was set for this role.
+async fn raise_decoding_memory(connection: &mut RawConnection) -> Result<(), StreamError> {
+    let sql = format!(
+        "SELECT pg_catalog.set_config('logical_decoding_work_mem', wanted.kb::text, false) FROM pg_catalog.pg_settings, \
+         LATERAL (SELECT least({DECODING_MEMORY_KB}, \
+         pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers')) / 1024) AS kb) wanted \
+         WHERE name = 'logical_decoding_work_mem' AND setting::bigint < wanted.kb"
+    );
+    Ok(connection.query(&sql).await.map(drop)?)
 }
 
 async fn fetch_wal_sender_timeout(connection: &mut RawConnection) -> Result<Duration, StreamError> {
