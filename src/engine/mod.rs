@@ -252,11 +252,13 @@ impl Running<'_> {
             let definition = pipeline.definition.clone();
             let checkpoint = pipeline.place();
             let loaded = checkpoint.and_then(|checkpoint| checkpoint.loaded_lsn);
-            let floor = progress.add(loaded.unwrap_or_else(|| source.slot_lsn()));
+            // Not where its checkpoint is: that may be of a commit that isn't durable yet.
+            let floor = progress.add(source.slot_lsn());
             let place = self.pipelines.len();
             let tables = definition.tables.iter().map(|t| (t.oid, t.schema.clone(), t.table.clone()));
             readers.push(Reader { place, floor: floor.clone(), tables: tables.collect() });
             let state = Arc::new(State::default());
+            state.begin_at(loaded.unwrap_or_else(|| source.slot_lsn()));
             let age = checkpoint.filter(|_| loaded.is_some()).map(|c| c.age);
             let now = Instant::now();
             let (member, ordered) = Member::new(definition.clone(), floor.clone(), state.clone());

@@ -78,7 +78,7 @@ fn look_at_pipeline(pipeline: &mut WatchedPipeline, source: &WatchedSource, seen
     }
     let state = &pipeline.member.state;
     let lag = lag(&mut pipeline.current_at, state, &shown, &source.health, seen.is_current);
-    let loaded = pipeline.member.floor.lsn();
+    let loaded = pipeline.member.state.loaded_lsn();
     let [insert, update, delete, truncate] = counted.changes;
     let fix = || match shown.phase {
         Phase::Failed => Some(format!(

@@ -1,5 +1,6 @@
 //! The second half of a pipeline that follows the stream: carries out in the output what the first half hands over, in
-//! its order, and moves the checkpoint with it. What fails on trial is undone alone. Never speaks to the source.
+//! its order, and moves the checkpoint with it. The slot is told a little later, when that is durable. What fails on trial is undone
+//! alone. Never speaks to the source.
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,16 @@ use super::stage::slow::tell_if_slow;
 use super::stage::{Verdict, Work};
 use super::state::State;
 use super::trace;
+use crate::change::Lsn;
 use crate::checkpoint::{Floor, is_loaded};
 use crate::failpoint;
 use crate::sink::{Goal, Request, SinkError, Writer};
 
 /// How often the output hears from a transaction that waits for the source's SQL.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How often commits are made durable, and the slot told. Readers see them at once; the longer, the fewer of them wait for a disk.
+pub(super) const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub(super) struct Delivery<'a> {
@@ -31,6 +36,8 @@ pub(super) struct Delivery<'a> {
     pub floor: &'a Floor,
     /// What others may see.
     pub state: &'a State,
+    /// How often commits are made durable.
+    pub flush_interval: Duration,
     /// How long load.sql may take before it is told of.
     pub slow_query: Duration,
     /// What somebody wants left out, and the request that is answered once it is passed.
@@ -45,6 +52,8 @@ struct Open {
     trial: Option<Verdict>,
     /// Time that rows have taken since the last commit.
     writing: Duration,
+    /// Up to where something was committed that isn't durable yet.
+    unflushed: Option<Lsn>,
 }
 
 impl Delivery<'_> {
@@ -55,16 +64,25 @@ impl Delivery<'_> {
         mut work: mpsc::Receiver<(Work, Span)>,
         pause: &mut Duration,
     ) -> Checked<()> {
-        let mut open = Open::default();
+        let (mut open, mut next_flush) = (Open::default(), Instant::now());
         loop {
+            let is_to_flush = open.unflushed.is_some() && !writer.is_open();
+            if is_to_flush && next_flush <= Instant::now() {
+                self.flush(writer, &mut open).await?;
+                next_flush = Instant::now() + self.flush_interval;
+                continue;
+            }
             let work = tokio::select! {
                 work = work.recv() => work,
+                () = tokio::time::sleep_until(next_flush.into()), if is_to_flush => continue,
                 () = tokio::time::sleep(KEEP_ALIVE), if writer.is_open() => {
                     writer.keep_alive().await?;
                     continue;
                 }
             };
-            let Some((work, batch)) = work else { return Ok(()) };
+            let Some((work, batch)) = work else {
+                return if is_to_flush { self.flush(writer, &mut open).await } else { Ok(()) };
+            };
             let span = trace::work(&batch, self.definition, &work);
             let done = trace::observed(span, self.take(writer, work, &mut open)).await;
             // A span ends where it was last left, and its batch has long been read.
@@ -102,12 +120,21 @@ impl Delivery<'_> {
         let (name, begun) = (&self.definition.pipeline.name, Instant::now());
         writer.commit(self.goal(writer, end)).await?;
         failpoint::reach("commit_answered");
-        self.floor.raise(end.end_lsn);
-        failpoint::reach("floor_raised");
+        open.unflushed = Some(end.end_lsn);
         self.state.loaded(end.end_lsn);
         self.state.counts.loaded(tally, std::mem::take(&mut open.writing), begun.elapsed());
         open.letters.committed(name, &self.state.counts);
         tracing::debug!(event = "loaded", pipeline = %name, loaded_lsn = %end.end_lsn, "loaded");
+        Ok(())
+    }
+
+    /// Has the slot told of what was committed, once a crash of the output can't take it back.
+    async fn flush(&self, writer: &Writer, open: &mut Open) -> Checked<()> {
+        let Some(lsn) = open.unflushed.take() else { return Ok(()) };
+        writer.flush().await?;
+        failpoint::reach("flushed");
+        self.floor.raise(lsn);
+        failpoint::reach("floor_raised");
         Ok(())
     }
 
@@ -151,9 +178,7 @@ impl Delivery<'_> {
             _ if matches!(trial, Some(Err(_))) => return Ok(()),
             Work::Writes(writes, end) => {
                 let goal = end.map(|end| self.goal(writer, end));
-                let done = writer.write(&writes, goal.as_ref()).await;
-                failpoint::reach("rows_written");
-                done
+                writer.write(&writes, goal.as_ref()).await
             }
             Work::LoadRows(load, rows) => writer.load_rows(&load, &rows).await,
             Work::LoadRun(load) => {

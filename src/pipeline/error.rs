@@ -178,6 +178,7 @@ impl PipelineError {
                 | SinkError::ClickHouse { .. }
                 | SinkError::Ahead { .. }
                 | SinkError::NotUndone
+                | SinkError::Unmoved { .. }
                 | SinkError::Ledger(_),
             ) => "output",
             PipelineError::Truncated { .. } => "truncated",
@@ -233,6 +234,7 @@ impl PipelineError {
                 | SinkError::Ahead { .. }
                 | SinkError::NotUndone
                 | SinkError::Ledger(_)
+                | SinkError::Unmoved { .. }
                 | SinkError::Fenced { .. },
             )
             | PipelineError::Attached { .. }

@@ -33,7 +33,7 @@ impl Task {
         epoch: Option<i64>,
         orders: &mut mpsc::Receiver<Order>,
     ) -> Result<(), Stopped> {
-        let first = self.floor.lsn();
+        let first = self.state.loaded_lsn();
         let name = self.definition.pipeline.name.clone();
         self.state.fail(&error);
         tracing::error!(event = "pipeline_failed", code = %error.code(), pipeline = %name, at = %first,
@@ -94,7 +94,8 @@ impl Task {
     /// Only once the output knows may the slot go on.
     async fn give_up(&self, failure: &Failure, epoch: Option<i64>) -> Checked<()> {
         let key = &self.definition.key;
-        let fenced = || SinkError::Fenced { pipeline: key.pipeline.clone(), expected: self.floor.lsn() };
+        let fenced =
+            || SinkError::Fenced { pipeline: key.pipeline.clone(), expected: self.state.loaded_lsn() };
         let output = Output::connect(&self.definition.output, Purpose::Output).await?;
         if !output.ledger().give_up(key, epoch.ok_or_else(fenced)?, failure).await? {
             return Err(fenced().into());

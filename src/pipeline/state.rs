@@ -1,5 +1,5 @@
-//! What others may see of a pipeline while it runs: its phase, its last trouble, its numbers. How far it is, its floor
-//! says.
+//! What others may see of a pipeline while it runs: its phase, its last trouble, its numbers, how far it is. What of that is
+//! durable, its floor says.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,6 +43,7 @@ pub struct Trouble {
 #[derive(Debug)]
 pub struct State {
     life: Mutex<Life>,
+    loaded: AtomicU64,
     batch_through: AtomicU64,
     batch_xid: AtomicU32,
     /// What it has done.
@@ -85,6 +86,7 @@ impl Default for State {
         };
         State {
             life: Mutex::new(life),
+            loaded: AtomicU64::new(0),
             batch_through: AtomicU64::new(0),
             batch_xid: AtomicU32::new(0),
             counts: Counts::default(),
@@ -151,10 +153,21 @@ impl State {
         now
     }
 
-    /// Everything that commits before this is durable in the output.
-    pub(super) fn loaded(&self, loaded_lsn: Lsn) {
+    /// Everything that commits before this is in the output, as its checkpoint says; a crash of the output can set it back.
+    pub fn begin_at(&self, loaded_lsn: Lsn) {
+        self.loaded.store(loaded_lsn.0, Ordering::Relaxed);
         self.pending.loaded(loaded_lsn);
+    }
+
+    /// Likewise, and something got through.
+    pub(super) fn loaded(&self, loaded_lsn: Lsn) {
+        self.begin_at(loaded_lsn);
         self.life().stumbling_since = None;
+    }
+
+    /// Up to where it is loaded.
+    pub fn loaded_lsn(&self) -> Lsn {
+        Lsn(self.loaded.load(Ordering::Relaxed))
     }
 
     /// The last transaction of the batch that is under way, by its commit LSN and id.

@@ -17,7 +17,7 @@ use crate::sink::{Asked, Checkpoint, Claim, Ledger, Origin, Output, Request, Sin
 
 use super::backfill;
 use super::definition::{Checked, Definition};
-use super::delivery::Delivery;
+use super::delivery::{Delivery, FLUSH_INTERVAL};
 use super::error::{PipelineError, Place, Stopped, name_back};
 use super::intake::{Care, Intake, Position};
 use super::isolation::{Isolation, Skip};
@@ -139,7 +139,7 @@ impl Task {
         memory.pause = (memory.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
         if error.is_transient() {
             self.state.retry(error);
-            tracing::warn!(event = "retrying", code = %error.code(), pipeline = %self.definition.pipeline.name, at = %self.floor.lsn(),
+            tracing::warn!(event = "retrying", code = %error.code(), pipeline = %self.definition.pipeline.name, at = %self.state.loaded_lsn(),
                 pause_ms = memory.pause.as_millis() as u64, "{error}; trying again");
         }
         tokio::select! {
@@ -208,8 +208,10 @@ impl Task {
             // The slot may have been told so already: the server has nothing from before it any more.
             return Err(PipelineError::Rewound { pipeline: definition.pipeline.name.clone(), loaded, told });
         }
+        // It may be of a session that was cut before it got to this.
+        writer.flush().await?;
         self.floor.raise(loaded);
-        self.state.pending.loaded(loaded);
+        self.state.begin_at(loaded);
         let (sender, receiver) = queue(self.queue_bytes);
         let attach = Attach { pipeline: self.place, from: loaded, queue: sender };
         if self.attach.send(attach).await.is_err() {
@@ -297,7 +299,8 @@ impl Task {
             return Ok(claimed);
         };
         let found = output.fetch_settled(key, epoch).await?;
-        let fenced = || SinkError::Fenced { pipeline: key.pipeline.clone(), expected: self.floor.lsn() };
+        let fenced =
+            || SinkError::Fenced { pipeline: key.pipeline.clone(), expected: self.state.loaded_lsn() };
         let mut found = found.filter(|checkpoint| checkpoint.epoch == epoch).ok_or_else(fenced)?;
         let sql_hash = &self.definition.sql_hash;
         if found.sql_hash.as_ref() != Some(sql_hash) {
@@ -340,7 +343,10 @@ impl Task {
         };
         let (definition, floor, state) = (&*self.definition, &self.floor, &*self.state);
         let reading = Intake::new(stage, position, care, state).run(receiver, self.shutdown.clone());
-        let delivery = Delivery { definition, floor, state, slow_query: self.slow_query, skip };
+        // Who waits for the end wants the slot told.
+        let flush_interval = if self.is_once { Duration::ZERO } else { FLUSH_INTERVAL };
+        let delivery =
+            Delivery { definition, floor, state, flush_interval, slow_query: self.slow_query, skip };
         let writing = delivery.run(&mut writer, work, &mut memory.pause);
         // If both fail, the writer's failure is the cause: the reader's is that nobody takes its work.
         tokio::pin!(reading, writing);

@@ -58,6 +58,15 @@ pub enum SinkError {
     /// A row that the key has to find has none.
     #[error("{0}; the output's rows are told by ({1})")]
     NullKey(super::fold::NullKey, String),
+    /// The checkpoint isn't where this process left it. Either another has it now, or a statement of a connection that broke was
+    /// carried out after all; who reads the checkpoint again knows.
+    #[error("the checkpoint of pipeline {pipeline} is not at {expected} any more")]
+    Unmoved {
+        /// Which pipeline.
+        pipeline: String,
+        /// Where this process had left the checkpoint.
+        expected: Lsn,
+    },
     /// Another process has taken the pipeline over.
     #[error(
         "another trucker has taken pipeline {pipeline} over (its checkpoint is not the one at {expected} any more)"
@@ -103,6 +112,7 @@ impl SinkError {
             SinkError::Value { .. } => Code::ValueUnfit,
             SinkError::Ahead { .. } => Code::RowsAhead,
             SinkError::NullKey(..) => Code::NullKey,
+            SinkError::Unmoved { .. } => Code::TryAgain,
             SinkError::Fenced { .. } => Code::Fenced,
         }
     }
@@ -111,6 +121,7 @@ impl SinkError {
     pub fn is_transient(&self) -> bool {
         match self {
             SinkError::Connect(error) => error.is_transient(),
+            SinkError::Unmoved { .. } => true,
             SinkError::Postgres { source, .. } => error::is_transient(source),
             SinkError::ClickHouse { source, .. } => source.is_transient(),
             SinkError::Value { .. }

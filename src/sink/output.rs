@@ -181,11 +181,20 @@ impl Writer {
         }
     }
 
-    /// Moves the checkpoint, and makes all that was written durable with it.
+    /// Moves the checkpoint, and makes all that was written visible with it. A crash of the output may take back both, until they
+    /// are [flushed](Self::flush).
     pub async fn commit(&mut self, goal: Goal<'_>) -> Result<(), SinkError> {
         match self {
             Writer::Postgres(writer) => writer.commit(goal).await,
             Writer::ClickHouse(writer) => writer.commit(goal).await,
+        }
+    }
+
+    /// Makes durable what was committed. ClickHouse's word for an insert is all there is.
+    pub async fn flush(&self) -> Result<(), SinkError> {
+        match self {
+            Writer::Postgres(writer) => writer.flush().await,
+            Writer::ClickHouse(_) => Ok(()),
         }
     }
 

@@ -1,5 +1,5 @@
-//! The answer to COMMIT: lost on the way, or late. Nobody guesses what became of the transaction; the checkpoint says. And a BEGIN
-//! that fails, with what was sent along with it.
+//! What commits, and its answer: lost on the way, or late. Nobody guesses what became of the transaction; the checkpoint says. It is a
+//! COMMIT where a batch is several statements, else the one statement that is the batch.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::thread;
 
 use super::harness::{Scenario, Trucker, config};
 
-/// What to do with the next COMMIT, or the next BEGIN, that comes by.
+/// What to do with the next message that commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Passes,
@@ -18,19 +18,26 @@ enum Fate {
     LosesItsAnswer,
     /// The connection breaks, and the server gets it once it is let go.
     IsHeldBack,
+    /// It is held back; others pass.
+    IsHeld,
     /// It was held back, and may go.
     MayGo,
-    /// The BEGIN is canceled; what was sent along with it isn't.
-    HasNoBegin,
+    /// Likewise held back, until the next one comes, and done just before that.
+    GoesBeforeTheNext,
+    /// It was held back, and the next hasn't come yet.
+    WaitsForTheNext,
 }
+
+/// Whether a message commits.
+type Commits = fn(&[u8]) -> bool;
 
 /// Stands between trucker and an output.
 #[derive(Clone)]
-struct Proxy(Arc<(Mutex<Fate>, Condvar)>);
+struct Proxy(Arc<(Mutex<Fate>, Condvar)>, Commits);
 
 impl Proxy {
-    fn new() -> Self {
-        Proxy(Arc::new((Mutex::new(Fate::Passes), Condvar::new())))
+    fn new(commits: Commits) -> Self {
+        Proxy(Arc::new((Mutex::new(Fate::Passes), Condvar::new())), commits)
     }
 
     /// Takes connections for that port; answers its own.
@@ -57,6 +64,11 @@ impl Proxy {
         *self.0.0.lock().unwrap()
     }
 
+    fn wait(&self, is_over: impl Fn(Fate) -> bool) {
+        let fate = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(fate, |fate| !is_over(*fate)).unwrap());
+    }
+
     fn serve(&self, client: &TcpStream, server: &TcpStream) {
         let (back, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
         thread::spawn(move || {
@@ -64,15 +76,12 @@ impl Proxy {
             let _ = to_client.shutdown(Shutdown::Both);
         });
         forward(client, server, |bytes| {
-            if self.fate() == Fate::HasNoBegin {
-                if let Some(rest) = bytes.strip_prefix(&simple_query("BEGIN")[..]) {
-                    let canceled = simple_query("DO $$ BEGIN RAISE query_canceled; END $$");
-                    *bytes = [&canceled, rest].concat();
-                    self.set(Fate::Passes);
-                }
+            if matches!(self.fate(), Fate::Passes | Fate::IsHeld | Fate::MayGo) || !(self.1)(bytes) {
                 return true;
             }
-            if self.fate() == Fate::Passes || !bytes.windows(7).any(|part| part == b"COMMIT\0") {
+            if self.fate() == Fate::WaitsForTheNext {
+                self.set(Fate::MayGo);
+                self.wait(|fate| fate != Fate::MayGo);
                 return true;
             }
             let _ = client.shutdown(Shutdown::Both);
@@ -82,46 +91,61 @@ impl Proxy {
                     return false;
                 }
                 Fate::IsHeldBack => {
-                    let fate = self.0.0.lock().unwrap();
-                    drop(self.0.1.wait_while(fate, |fate| *fate != Fate::MayGo).unwrap());
+                    self.set(Fate::IsHeld);
+                    self.wait(|fate| fate == Fate::MayGo);
                 }
-                _ => {}
+                Fate::GoesBeforeTheNext => {
+                    self.set(Fate::WaitsForTheNext);
+                    self.wait(|fate| fate == Fate::MayGo);
+                }
+                _ => self.set(Fate::Passes),
             }
-            self.set(Fate::Passes);
             let _ = (&*server).write_all(bytes);
             // Until the server has done it.
             let _ = (&*server).read(&mut [0; 64]);
+            if self.fate() == Fate::MayGo {
+                self.set(Fate::Passes);
+            }
             false
         });
         let _ = server.shutdown(Shutdown::Both);
     }
 }
 
-/// A message of the simple query protocol.
-fn simple_query(sql: &str) -> Vec<u8> {
-    let length = u32::try_from(sql.len() + 5).unwrap().to_be_bytes();
-    [b"Q", &length[..], sql.as_bytes(), b"\0"].concat()
-}
-
-/// Passes on what comes, or what `passes` makes of it, while that says so.
-fn forward(mut from: &TcpStream, mut to: &TcpStream, passes: impl Fn(&mut Vec<u8>) -> bool) {
+/// Passes on what comes while `passes` says so.
+fn forward(mut from: &TcpStream, mut to: &TcpStream, passes: impl Fn(&[u8]) -> bool) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        let mut bytes = buffer[..count].to_vec();
-        if !passes(&mut bytes) || to.write_all(&bytes).is_err() {
+        if !passes(&buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }
 }
 
-/// A log of all changes, and its process, following, with a proxy before the output.
+/// A log of all changes, and its process, following, with a proxy before the output. One statement is a batch.
 fn world() -> (Scenario, Trucker, Proxy) {
     let append = "on: {insert: insert, update: insert, delete: ignore, truncate: ignore}";
-    let s = Scenario::new()
-        .on_source("CREATE TABLE t (id int PRIMARY KEY)")
-        .on_output("CREATE TABLE log (id int)")
-        .pipeline("log", &config("t", "log", &[append]), &[]);
-    let proxy = Proxy::new();
+    // The values of a prepared statement, an array and the pipeline's name among them.
+    let commits: Commits = |bytes| {
+        let has = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+        bytes[0] == b'B' && has(b"{\"") && has(b"the_log")
+    };
+    start(Scenario::new().pipeline("the_log", &config("t", "log", &[append]), &[]), commits)
+}
+
+/// The same by load.sql, which takes several statements and a COMMIT.
+fn world_with_commit() -> (Scenario, Trucker, Proxy) {
+    let config = "input: {connection: source, table: t}\noutput:\n  connection: output\n  \
+                  on: {update: ignore, delete: ignore, truncate: ignore}\n";
+    let files =
+        [("transform.sql", "SELECT new.id"), ("load.sql", "INSERT INTO log SELECT id FROM {{ rows }}")];
+    let commits: Commits = |bytes| bytes.windows(7).any(|part| part == b"COMMIT\0");
+    start(Scenario::new().pipeline("the_log", config, &files), commits)
+}
+
+fn start(s: Scenario, commits: Commits) -> (Scenario, Trucker, Proxy) {
+    let s = s.on_source("CREATE TABLE t (id int PRIMARY KEY)").on_output("CREATE TABLE log (id int)");
+    let proxy = Proxy::new(commits);
     let port = proxy.listen(s.output.port);
     let yml = std::fs::read_to_string(s.dir().join("trucker.yml")).unwrap();
     let (head, tail) = yml.split_once("- name: output").unwrap();
@@ -138,46 +162,39 @@ fn arrives_once(s: &Scenario, trucker: &mut Trucker) {
     trucker.until_said("trying again");
 }
 
-#[test]
-fn rows_whose_begin_failed_are_there_once_with_their_checkpoint() {
-    let (s, mut trucker, proxy) = world();
+fn meets(fate: Fate, (s, mut trucker, proxy): (Scenario, Trucker, Proxy)) {
     for id in 1..=5 {
-        proxy.set(Fate::HasNoBegin);
+        proxy.set(fate);
         s.source.execute(&format!("INSERT INTO t VALUES ({id})"));
-        trucker.until("the BEGIN", || proxy.fate() == Fate::Passes);
+        trucker.until("what commits", || proxy.fate() == Fate::Passes);
         s.until_same(&mut trucker, "SELECT id FROM t", "SELECT id FROM log");
     }
     arrives_once(&s, &mut trucker);
-    assert!(trucker.stderr().contains("opening a transaction"), "{}", trucker.stderr());
 }
 
 #[test]
 fn a_commit_that_never_arrives_is_done_again() {
-    let (s, mut trucker, proxy) = world();
-    for id in 1..=5 {
-        proxy.set(Fate::IsLost);
-        s.source.execute(&format!("INSERT INTO t VALUES ({id})"));
-        trucker.until("the COMMIT", || proxy.fate() == Fate::Passes);
-        s.until_same(&mut trucker, "SELECT id FROM t", "SELECT id FROM log");
-    }
-    arrives_once(&s, &mut trucker);
+    meets(Fate::IsLost, world_with_commit());
 }
 
 #[test]
 fn a_commit_whose_answer_is_lost_is_not_done_again() {
-    let (s, mut trucker, proxy) = world();
-    for id in 1..=5 {
-        proxy.set(Fate::LosesItsAnswer);
-        s.source.execute(&format!("INSERT INTO t VALUES ({id})"));
-        trucker.until("the COMMIT", || proxy.fate() == Fate::Passes);
-        s.until_same(&mut trucker, "SELECT id FROM t", "SELECT id FROM log");
-    }
-    arrives_once(&s, &mut trucker);
+    meets(Fate::LosesItsAnswer, world_with_commit());
+}
+
+#[test]
+fn a_statement_that_never_arrives_is_done_again() {
+    meets(Fate::IsLost, world());
+}
+
+#[test]
+fn a_statement_whose_answer_is_lost_is_not_done_again() {
+    meets(Fate::LosesItsAnswer, world());
 }
 
 #[test]
 fn a_commit_that_comes_late_is_waited_for_and_not_done_again() {
-    let (s, mut trucker, proxy) = world();
+    let (s, mut trucker, proxy) = world_with_commit();
     proxy.set(Fate::IsHeldBack);
     s.source.execute("INSERT INTO t VALUES (1)");
     // The next connection asks for the checkpoint, which the late transaction has locked.
@@ -186,4 +203,30 @@ fn a_commit_that_comes_late_is_waited_for_and_not_done_again() {
     assert_eq!(s.output.number("SELECT count(*) FROM log"), 0);
     proxy.set(Fate::MayGo);
     arrives_once(&s, &mut trucker);
+}
+
+#[test]
+fn a_statement_that_comes_after_what_was_done_instead_does_nothing() {
+    let (s, mut trucker, proxy) = world();
+    proxy.set(Fate::IsHeldBack);
+    s.source.execute("INSERT INTO t VALUES (1)");
+    trucker.until("the statement", || proxy.fate() == Fate::IsHeld);
+    s.until_same(&mut trucker, "SELECT id FROM t", "SELECT id FROM log");
+    proxy.set(Fate::MayGo);
+    trucker.until("the late statement", || proxy.fate() == Fate::Passes);
+    arrives_once(&s, &mut trucker);
+}
+
+#[test]
+fn a_statement_that_comes_just_before_what_is_done_instead_is_done_alone() {
+    let (s, mut trucker, proxy) = world();
+    // Each waits longer, since nothing of this process's own gets through.
+    for id in 1..=2 {
+        proxy.set(Fate::GoesBeforeTheNext);
+        s.source.execute(&format!("INSERT INTO t VALUES ({id})"));
+        trucker.until("both statements", || proxy.fate() == Fate::Passes);
+        s.until_same(&mut trucker, "SELECT id FROM t", "SELECT id FROM log");
+    }
+    arrives_once(&s, &mut trucker);
+    trucker.until_said("the checkpoint of pipeline the_log is not at");
 }

@@ -39,6 +39,7 @@ mod encodings;
 mod exactly_once;
 mod failover;
 mod fencing;
+mod flush;
 mod handover;
 mod hostile_server;
 mod identity;

@@ -8,7 +8,7 @@ use super::harness::{PATIENCE, Scenario, Trucker, config, eventually};
 use super::proxy::Proxy;
 
 /// With the hits at which to die. There is one publication and one slot; there are three pipelines to backfill.
-const FAILPOINTS: [(&str, &[u64]); 11] = [
+const FAILPOINTS: [(&str, &[u64]); 12] = [
     ("publication_made", &[1]),
     ("slot_made", &[1]),
     ("backfill_copied", &[1, 3]),
@@ -18,7 +18,8 @@ const FAILPOINTS: [(&str, &[u64]); 11] = [
     ("rows_written", &[1, 5]),
     ("checkpoint_moved", &[1, 7]),
     ("commit_answered", &[1, 6]),
-    ("floor_raised", &[1, 6]),
+    ("flushed", &[1, 3]),
+    ("floor_raised", &[1, 3]),
     ("feedback_sent", &[1, 4]),
 ];
 

@@ -183,6 +183,7 @@ impl Writer {
                 self.send().await?;
             }
         }
+        failpoint::reach("rows_written");
         Ok(())
     }
 

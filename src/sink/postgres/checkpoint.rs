@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
 use super::dead_letter;
@@ -291,7 +291,7 @@ pub async fn prepare_advance(client: &Client) -> Result<Statement, SinkError> {
 }
 
 /// Moves the checkpoint, in the transaction that is open on `client`, if epoch and position are still as this
-/// process knows them; otherwise somebody else has the pipeline. What failed before has passed.
+/// process knows them. What failed before has passed.
 pub async fn advance(
     client: &Client,
     statement: &Statement,
@@ -302,12 +302,39 @@ pub async fn advance(
     expect_moved(moved.map_err(SinkError::at("moving the checkpoint"))?, key, step)
 }
 
+/// Returns once whatever was committed before is durable: the lock on the checkpoint's row is WAL that comes after it, and the end
+/// of its transaction waits, as the session's `synchronous_commit` has it, for the disk and for synchronous standbys.
+pub async fn flush(
+    client: &Client,
+    key: &CheckpointKey,
+    epoch: i64,
+    loaded_lsn: Option<Lsn>,
+) -> Result<(), SinkError> {
+    let sql = "SELECT FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2 AND epoch = $3 \
+               AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn FOR UPDATE";
+    let loaded = loaded_lsn.map(|lsn| lsn.to_string());
+    let params: [(&(dyn ToSql + Sync), Type); 4] = [
+        (&key.project, Type::TEXT),
+        (&key.pipeline, Type::TEXT),
+        (&epoch, Type::INT8),
+        (&loaded, Type::TEXT),
+    ];
+    let locked = client.query_typed(sql, &params).await;
+    match locked.map_err(SinkError::at("making the checkpoint durable"))?.len() {
+        1 => Ok(()),
+        _ => Err(SinkError::Unmoved {
+            pipeline: key.pipeline.clone(),
+            expected: loaded_lsn.unwrap_or_default(),
+        }),
+    }
+}
+
 /// Whether so many checkpoints that were moved are this pipeline's one.
 pub fn expect_moved(moved: u64, key: &CheckpointKey, step: &Step<'_>) -> Result<(), SinkError> {
     if moved == 1 {
         return Ok(());
     }
-    Err(SinkError::Fenced { pipeline: key.pipeline.clone(), expected: step.from.unwrap_or_default() })
+    Err(SinkError::Unmoved { pipeline: key.pipeline.clone(), expected: step.from.unwrap_or_default() })
 }
 
 /// Forgets where the pipeline was, so that its next start is a backfill.

@@ -1,10 +1,10 @@
 //! What a batch writes, sent without waiting in between: first every statement is prepared, then all of them go out in one flight,
 //! the checkpoint's move last where the batch ends with them. Each answer is looked at in turn, so what failed first is what is
-//! told; what comes after it in the transaction fails for that alone. Never opens a transaction, nor commits one.
+//! told; what comes after it in the transaction fails for that alone. Never opens a transaction, nor commits one that is open.
 
 use std::pin::Pin;
 
-use futures_util::future::{BoxFuture, MaybeDone, join, maybe_done};
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use futures_util::poll;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
@@ -76,11 +76,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Opens a transaction in which one write does all that there is to do, with the step, all in one flight. False, and nothing is
-    /// done, where it can't be one statement.
+    /// Does all that there is to do, the step included, by one statement that is its own transaction. False, and nothing is done, where
+    /// it can't be one statement.
     ///
-    /// BEGIN isn't waited for, so it may fail (when somebody cancels it) and the statement be its own transaction. That does no
-    /// harm, since it holds rows and checkpoint, and either both of them or none: who finds the error comes back and reads which.
+    /// It may be carried out after its connection has broken, even after the checkpoint was read again. That does no harm: it
+    /// holds rows and checkpoint, and moves that from one position only, so of it and whatever comes instead one is in vain.
     pub(super) async fn fly_whole(&mut self, write: &Write, step: &Step<'_>) -> Result<bool, SinkError> {
         // As with COPY: where there are rules, this can't be said at all.
         if !self.table().table.takes_copy {
@@ -96,16 +96,11 @@ impl Writer {
         let Some(statement) = self.prepare(Shape::Whole(Box::new(shape)), &what).await? else {
             return Ok(false);
         };
-        let moved = async {
-            let values = StepValues::new(self.key(), step);
-            let arrays = arrays.iter().map(|array| array as &(dyn ToSql + Sync));
-            let params: Vec<_> = arrays.chain(values.params()).collect();
-            self.client().execute(&statement, &params).await
-        };
-        let (begun, moved) = join(self.client().batch_execute("BEGIN"), moved).await;
-        begun.map_err(SinkError::at("opening a transaction"))?;
-        self.opened();
-        expect_moved(moved.map_err(SinkError::at(what))?, self.key(), step)?;
+        let values = StepValues::new(self.key(), step);
+        let arrays = arrays.iter().map(|array| array as &(dyn ToSql + Sync));
+        let params: Vec<_> = arrays.chain(values.params()).collect();
+        let moved = self.client().execute(&statement, &params).await.map_err(SinkError::at(what))?;
+        expect_moved(moved, self.key(), step)?;
         Ok(true)
     }
 

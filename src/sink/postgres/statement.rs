@@ -28,7 +28,7 @@ pub enum Shape {
         columns: Vec<String>,
     },
     /// The other, a `Delete` or `Put`, in one statement with the move of the checkpoint, whose values follow as parameters: if
-    /// that isn't moved, nothing is written. Answers with one row if it is.
+    /// that isn't moved, nothing is written. Answers with one row if it is. A transaction of its own, which doesn't wait for the disk.
     Whole(Box<Shape>),
     /// Makes room for a row whose key moves: deletes by the new key, but for the row under the old one.
     MakeRoom,
@@ -85,7 +85,10 @@ impl Target {
             _ => return None,
         };
         let moved = advance_sql(params + 1);
-        Some(format!("WITH moved AS ({moved} RETURNING 1), written AS ({written}) SELECT FROM moved"))
+        Some(format!(
+            "WITH moved AS ({moved} RETURNING 1), written AS ({written}) \
+             SELECT pg_catalog.set_config('synchronous_commit', 'off', true) FROM moved"
+        ))
     }
 
     /// The columns that the statement tells rows by.
@@ -354,8 +357,10 @@ mod tests {
         ];
         for (shape, params, written) in written {
             let moved = advance_sql(params + 1);
-            let sql =
-                format!("WITH moved AS ({moved} RETURNING 1), written AS ({written}) SELECT FROM moved");
+            let sql = format!(
+                "WITH moved AS ({moved} RETURNING 1), written AS ({written}) \
+                    SELECT pg_catalog.set_config('synchronous_commit', 'off', true) FROM moved"
+            );
             assert_eq!(target(&["id"]).sql(&Shape::Whole(Box::new(shape))), Some(sql));
         }
         let nothing = Shape::Put { put: Put::Update, columns: vec!["id".to_owned()] };

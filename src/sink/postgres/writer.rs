@@ -15,6 +15,10 @@ use crate::postgres::Session;
 use crate::postgres::ident::{quote_ident, quote_idents};
 use crate::sink::{Checkpoint, CheckpointKey, DeadLetter, Goal, LoadColumn, SinkError, Write};
 
+/// A transaction whose COMMIT doesn't wait for the disk, nor for standbys. Rows and checkpoint are in it, so a crash of the output
+/// takes back both or none; [`Writer::flush`] waits, before anybody is told.
+const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
 /// Writes rows and moves the checkpoint.
 pub struct Writer {
     session: Session,
@@ -24,7 +28,7 @@ pub struct Writer {
     loaded_lsn: Option<Lsn>,
     seam: Option<Seam>,
     is_open: bool,
-    /// Where the open transaction has moved the checkpoint to.
+    /// Where the open transaction, or a statement that was one, has moved the checkpoint to.
     moved_to: Option<Lsn>,
     /// The temporary table that load.sql's rows are gathering in.
     loading: Option<String>,
@@ -81,16 +85,21 @@ impl Writer {
     /// Opens a transaction, unless one is open.
     pub async fn begin(&mut self) -> Result<(), SinkError> {
         if !self.is_open {
-            self.client().batch_execute("BEGIN").await.map_err(SinkError::at("opening a transaction"))?;
-            self.opened();
+            self.client().batch_execute(BEGIN).await.map_err(SinkError::at("opening a transaction"))?;
+            (self.is_open, self.moved_to) = (true, None);
         }
         Ok(())
     }
 
-    /// Moves the checkpoint, unless the last rows did, and commits. Where the answer to COMMIT is lost, nobody knows whether it was
-    /// done: the error is transient, and who goes on reads the checkpoint first.
+    /// Moves the checkpoint, unless the last rows did, and commits, unless these were their own transaction; how durable that is,
+    /// [`flush`](Self::flush) says. Where the answer to COMMIT is lost, nobody knows whether it was done: the error is transient, and
+    /// who goes on reads the checkpoint first.
     pub async fn commit(&mut self, goal: Goal<'_>) -> Result<(), SinkError> {
-        if self.moved_to != Some(goal.loaded_lsn) {
+        let is_moved = self.moved_to.take() == Some(goal.loaded_lsn);
+        if is_moved && !self.is_open {
+            return Ok(());
+        }
+        if !is_moved {
             self.begin().await?;
             let statement = self.prepared_advance().await?;
             let step = goal.step(self.epoch, self.loaded_lsn);
@@ -100,10 +109,19 @@ impl Writer {
         // COMMIT isn't sent along with it: what is under way of a broken connection must hold the checkpoint's lock, so that whoever
         // goes on waits for it (`fetch_settled`).
         self.client().batch_execute("COMMIT").await.map_err(SinkError::at("committing"))?;
-        (self.is_open, self.moved_to) = (false, None);
-        self.loaded_lsn = Some(goal.loaded_lsn);
-        self.seam = goal.seam;
+        self.committed(&goal);
         Ok(())
+    }
+
+    fn committed(&mut self, goal: &Goal<'_>) {
+        self.is_open = false;
+        self.loaded_lsn = Some(goal.loaded_lsn);
+        self.seam.clone_from(&goal.seam);
+    }
+
+    /// Makes all that was committed so far as durable as the session's own `synchronous_commit` says. Not within a transaction.
+    pub async fn flush(&self) -> Result<(), SinkError> {
+        checkpoint::flush(self.client(), &self.key, self.epoch, self.loaded_lsn).await
     }
 
     /// Whether a transaction is open.
@@ -156,19 +174,23 @@ impl Writer {
     }
 
     /// Does these, in order, in the open transaction. With `end`, nothing follows in it but the commit, and the checkpoint is moved as
-    /// well: nobody waits for it twice.
+    /// well: nobody waits for it twice. What one statement can do, with none open, is committed with it.
     pub async fn write(&mut self, writes: &[Write], end: Option<&Goal<'_>>) -> Result<(), SinkError> {
         let (from, epoch) = (self.loaded_lsn, self.epoch);
         let step = end.map(|goal| goal.step(epoch, from));
-        if let (false, [write], Some(step)) = (self.is_open, writes, &step)
-            && self.fly_whole(write, step).await?
-        {
-            self.moved_to = Some(step.to);
-            return Ok(());
+        let is_whole = match (self.is_open, writes, &step) {
+            (false, [write], Some(step)) => self.fly_whole(write, step).await?,
+            _ => false,
+        };
+        if !is_whole {
+            self.begin().await?;
+            self.fly(writes, step.as_ref()).await?;
+            failpoint::reach("rows_written");
         }
-        self.begin().await?;
-        self.fly(writes, step.as_ref()).await?;
         self.moved_to = step.map(|step| step.to);
+        if let (true, Some(goal)) = (is_whole, end) {
+            self.committed(goal);
+        }
         Ok(())
     }
 
@@ -189,11 +211,6 @@ impl Writer {
 
     pub(super) fn may_copy(&self) -> bool {
         self.may_copy
-    }
-
-    /// A transaction is open.
-    pub(super) fn opened(&mut self) {
-        (self.is_open, self.moved_to) = (true, None);
     }
 
     pub(super) async fn prepared_advance(&mut self) -> Result<Statement, SinkError> {
