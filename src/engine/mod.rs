@@ -260,12 +260,11 @@ impl Running<'_> {
             let state = Arc::new(State::default());
             state.begin_at(loaded.unwrap_or_else(|| source.slot_lsn()));
             let age = checkpoint.filter(|_| loaded.is_some()).map(|c| c.age);
-            let now = Instant::now();
             let (member, ordered) = Member::new(definition.clone(), floor.clone(), state.clone());
             self.pipelines.push(WatchedPipeline {
                 member,
                 source: source_place,
-                current_at: age.and_then(|age| now.checked_sub(age)).unwrap_or(now),
+                current_at: age.and_then(|age| Instant::now().checked_sub(age)).unwrap_or_else(Instant::now),
             });
             let task = Task {
                 definition,
@@ -273,6 +272,7 @@ impl Running<'_> {
                 origin: source.origin(),
                 published: source.marks(&pipeline.definition),
                 floor,
+                beat: self.pulses.beat(),
                 attach: attach.clone(),
                 queue_bytes,
                 state,

@@ -2,6 +2,7 @@
 //! loaded already, and puts the rest through the SQL; on trial where a change is known to fail. Never speaks to the
 //! output: what comes out is handed to [`delivery`](super::delivery).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -46,19 +47,19 @@ pub(super) struct Care {
 }
 
 /// See the module.
-pub(super) struct Intake<'a> {
+pub(super) struct Intake {
     stage: Stage,
     position: Position,
     care: Care,
-    state: &'a State,
+    state: Arc<State>,
     /// Of the last change, within its transaction.
     ordinal: u64,
     last_letter: Option<Instant>,
 }
 
-impl<'a> Intake<'a> {
+impl Intake {
     /// From that position on.
-    pub fn new(stage: Stage, position: Position, care: Care, state: &'a State) -> Self {
+    pub fn new(stage: Stage, position: Position, care: Care, state: Arc<State>) -> Self {
         Intake { stage, position, care, state, ordinal: 0, last_letter: None }
     }
 

@@ -9,9 +9,10 @@
 //! * [`task`]: its life, with its two halves `intake` and `delivery`; [`error`]: its troubles.
 //! * [`isolation`]: the one change that fails; [`letters`]: what is told of those that aren't loaded; [`standstill`]: a
 //!   pipeline that failed.
-//! * [`state`]: what others see of it; [`counts`]: what it has done; [`pending`]: what it hasn't yet; [`trace`]: its spans.
+//! * [`beat`]: that it turns; [`state`]: what others see of it; [`counts`]: what it has done; [`pending`]: what it hasn't yet; [`trace`]: its spans.
 
 pub mod backfill;
+pub mod beat;
 pub mod compiled;
 pub mod counts;
 pub mod definition;

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::change::Lsn;
 use crate::checkpoint::{Floor, is_loaded};
@@ -16,6 +19,7 @@ use crate::postgres::{Purpose, Session, connect};
 use crate::sink::{Asked, Checkpoint, Claim, Ledger, Origin, Output, Request, SinkError, Writer};
 
 use super::backfill;
+use super::beat::Beat;
 use super::definition::{Checked, Definition};
 use super::delivery::{Delivery, FLUSH_INTERVAL};
 use super::error::{PipelineError, Place, Stopped, name_back};
@@ -70,6 +74,8 @@ pub struct Task {
     pub published: Option<String>,
     /// Its word on what the slot has to keep.
     pub floor: Floor,
+    /// That its first half turns.
+    pub beat: Beat,
     /// How to join the stream.
     pub attach: mpsc::Sender<Attach>,
     /// Bytes that may wait for it, and that it takes at once.
@@ -342,22 +348,37 @@ impl Task {
             batch_bytes: (self.queue_bytes / 4).max(64 * 1024),
         };
         let (definition, floor, state) = (&*self.definition, &self.floor, &*self.state);
-        let reading = Intake::new(stage, position, care, state).run(receiver, self.shutdown.clone());
+        let intake = Intake::new(stage, position, care, self.state.clone());
+        let reading = self.beat.clone().during(intake.run(receiver, self.shutdown.clone()));
+        // On a thread of its own where there is one: an output that waits for a batch's SQL, or for one to be put together, idles.
+        let mut reading = AbortOnDropHandle::new(tokio::spawn(reading.in_current_span()));
         // Who waits for the end wants the slot told.
         let flush_interval = if self.is_once { Duration::ZERO } else { FLUSH_INTERVAL };
         let delivery =
             Delivery { definition, floor, state, flush_interval, slow_query: self.slow_query, skip };
         let writing = delivery.run(&mut writer, work, &mut memory.pause);
         // If both fail, the writer's failure is the cause: the reader's is that nobody takes its work.
-        tokio::pin!(reading, writing);
+        tokio::pin!(writing);
         tokio::select! {
-            done = &mut writing => done,
-            done = &mut reading => match done {
+            done = &mut writing => match done {
+                // There is no more to write because the other half has ended, which may be for an error.
+                Ok(()) => reading.await.unwrap_or_else(ended_badly),
+                Err(error) => Err(error),
+            },
+            done = &mut reading => match done.unwrap_or_else(ended_badly) {
                 Ok(()) => writing.await,
                 Err(PipelineError::StreamBroke) => writing.await.and(Err(PipelineError::StreamBroke)),
                 Err(error) => Err(error),
             },
         }
+    }
+}
+
+/// What the first half's task panicked with goes on here; it is canceled only where all ends.
+fn ended_badly(error: JoinError) -> Checked<()> {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(PipelineError::StreamBroke),
     }
 }
 
