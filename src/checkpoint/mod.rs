@@ -3,9 +3,10 @@
 //! Three positions per pipeline, always `received ≥ loaded ≥ confirmed`:
 //!
 //! * `received_lsn`: read from the stream.
-//! * `loaded_lsn`: durable in the output, together with the checkpoint row that says so. It is the `end_lsn` of
+//! * `loaded_lsn`: committed in the output, together with the checkpoint row that says so. It is the `end_lsn` of
 //!   a commit (first byte after its record), or a position that the server reached with nothing for us before it.
-//! * `confirmed_lsn`: told to the slot. One slot serves many pipelines, so it is the least of their `loaded_lsn`s.
+//! * `confirmed_lsn`: told to the slot. One slot serves many pipelines, so it is the least of their floors: of what
+//!   was flushed there.
 //!
 //! Two commits in a row share a boundary: the second's `commit_lsn` equals the first's `end_lsn`. Hence the one
 //! strict comparison in [`is_loaded`]; with `<=` the second transaction would be lost.

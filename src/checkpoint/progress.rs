@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slot_is_told_only_what_every_pipeline_has_loaded() {
+    fn the_slot_is_told_only_what_is_durable_of_every_pipeline() {
         let mut progress = Progress::default();
         assert_eq!(progress.confirmable(), None);
         let (a, b) = (progress.add(Lsn(10)), progress.add(Lsn(20)));

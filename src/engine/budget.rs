@@ -101,9 +101,10 @@ impl Budget {
     /// The pipeline that is furthest behind, if the slot exceeds its budget for that; and whether it has failed.
     fn holder(&self, held: &Held) -> Option<(&Member, bool)> {
         let holders = self.members.iter().filter(|member| !member.floor.is_given_up());
-        let holder = holders.min_by_key(|member| member.floor.lsn())?;
-        let is_behind = held.wal_lsn.bytes_since(holder.floor.lsn()) > self.budget.bytes;
-        is_behind.then(|| (holder, holder.state.phase() == Phase::Failed))
+        let has_failed = |member: &Member| member.state.phase() == Phase::Failed;
+        let holder = holders.min_by_key(|member| (stands_at(member), !has_failed(member)))?;
+        let is_behind = held.wal_lsn.bytes_since(stands_at(holder)) > self.budget.bytes;
+        is_behind.then(|| (holder, has_failed(holder)))
     }
 
     fn tell(&self, held: &Held) {
@@ -115,14 +116,14 @@ impl Budget {
                 format!(
                     "pipeline {name}, which has failed and stands at {}, holds it. Mend the cause, then trucker resume \
                      {name}; or trucker skip {name}; or give its place up and fill it anew: trucker backfill {name}",
-                    member.floor.lsn()
+                    stands_at(member)
                 )
             }
             Some((member, false)) => format!(
                 "pipeline {}, which stands at {}, holds it: its output, its SQL or its backfill is slow, or can't be \
                  reached",
                 member.name(),
-                member.floor.lsn()
+                stands_at(member)
             ),
             None if !self.aside.is_empty() => format!(
                 "held for what can't start (pipeline {}). Mend the cause, and it goes on by itself; or remove its folder and \
@@ -156,4 +157,9 @@ impl Budget {
 
 fn is_due(told: Option<Instant>) -> bool {
     told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL)
+}
+
+/// Where a pipeline will go on: its floor begins at the slot, and rises once its output can be reached.
+fn stands_at(member: &Member) -> Lsn {
+    member.floor.lsn().max(member.state.loaded_lsn())
 }

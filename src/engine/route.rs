@@ -21,7 +21,7 @@ const ADVANCE_BYTES: u64 = 16 << 20;
 pub struct Reader {
     /// Its place in the engine's list.
     pub place: usize,
-    /// Its word on what it has loaded.
+    /// Its word on what the slot has to keep.
     pub floor: Floor,
     /// OIDs and names of its input tables: a table that was renamed is known by the one, a table made anew by the
     /// other, and both are the pipeline's to judge.

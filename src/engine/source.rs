@@ -1,4 +1,4 @@
-//! One source at work: holds the slot's stream, routes its changes, tells the slot what is loaded everywhere.
+//! One source at work: holds the slot's stream, routes its changes, tells the slot what is durable everywhere.
 //!
 //! Pipelines come and go while the stream runs: one joins after its backfill, one leaves when it stumbles and comes
 //! back at its checkpoint. Who comes back further behind than the stream is makes it start again from there, between
@@ -124,7 +124,7 @@ pub struct SourceTask {
     pub is_standby: bool,
     /// Who reads what.
     pub router: Router,
-    /// What its pipelines have loaded.
+    /// What is durable of what its pipelines have loaded.
     pub progress: Progress,
     /// Pipelines that want to be sent changes.
     pub attach: mpsc::Receiver<Attach>,

@@ -81,7 +81,9 @@ impl Delivery<'_> {
                 }
             };
             let Some((work, batch)) = work else {
-                return if is_to_flush { self.flush(writer, &mut open).await } else { Ok(()) };
+                // What there is of a transaction that didn't come to its end comes again.
+                writer.roll_back().await?;
+                return self.flush(writer, &mut open).await;
             };
             let span = trace::work(&batch, self.definition, &work);
             let done = trace::observed(span, self.take(writer, work, &mut open)).await;

@@ -1,4 +1,4 @@
-//! Tells of dead letters once they are durable: each by a warning, but not more of them than a person would read.
+//! Tells of dead letters once they are committed: each by a warning, but not more of them than a person would read.
 
 use std::time::{Duration, Instant};
 

@@ -79,6 +79,10 @@ impl Task {
         let noted = tokio::time::timeout(NOTE_PATIENCE, async {
             let output = Output::connect(&self.definition.output, Purpose::Output).await?;
             output.ledger().record_failure(&self.definition.key, epoch, failure).await?;
+            // What was committed last may not have been flushed; now it is, and the slot needn't wait for it.
+            let found = output.ledger().fetch_settled(&self.definition.key, epoch).await?;
+            let own = found.filter(|checkpoint| checkpoint.epoch == epoch);
+            own.and_then(|checkpoint| checkpoint.loaded_lsn).inspect(|loaded| self.floor.raise(*loaded));
             Ok::<(), PipelineError>(())
         });
         match noted.await {

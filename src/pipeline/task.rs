@@ -188,6 +188,10 @@ impl Task {
         let definition = Arc::new(definition.with_current_output(&output).await?);
         self.definition = definition.clone();
         let mut claimed = self.claim(output.ledger(), memory).await?;
+        if let Some(loaded) = claimed.loaded_lsn {
+            // Whoever reads the checkpoint to go on from it commits synchronously, so it is durable by now.
+            self.floor.raise(loaded);
+        }
         let repair = claimed.request.take_if(|request| matches!(request.asked, Asked::Repair { .. }));
         let skip = self.see_to_request(output.ledger(), &mut claimed).await?;
         if let Some((_, skip)) = &skip {
@@ -214,7 +218,7 @@ impl Task {
             // The slot may have been told so already: the server has nothing from before it any more.
             return Err(PipelineError::Rewound { pipeline: definition.pipeline.name.clone(), loaded, told });
         }
-        // It may be of a session that was cut before it got to this.
+        // A backfill or a repair may have moved it.
         writer.flush().await?;
         self.floor.raise(loaded);
         self.state.begin_at(loaded);
@@ -276,10 +280,7 @@ impl Task {
             Err(error) if error.is_transient() || error.is_fenced() => Err(error),
             Err(error) => {
                 tracing::error!(event = "not_repaired", pipeline = %name, "the repair of pipeline {name} is given up: {error}");
-                match writer {
-                    Writer::Postgres(writer) => writer.roll_back().await?,
-                    Writer::ClickHouse(writer) => writer.forget(),
-                }
+                writer.roll_back().await?;
                 source.client.batch_execute("ROLLBACK").await.ok();
                 Ok(writer.ledger().refuse(&definition.key, &request, &error.to_string()).await?)
             }

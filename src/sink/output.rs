@@ -198,6 +198,17 @@ impl Writer {
         }
     }
 
+    /// Gives up what isn't committed.
+    pub async fn roll_back(&mut self) -> Result<(), SinkError> {
+        match self {
+            Writer::Postgres(writer) => writer.roll_back().await,
+            Writer::ClickHouse(writer) => {
+                writer.forget();
+                Ok(())
+            }
+        }
+    }
+
     /// Whether the server waits for more.
     pub fn is_open(&self) -> bool {
         match self {

@@ -101,8 +101,9 @@ impl Proxy {
                 _ => self.set(Fate::Passes),
             }
             let _ = (&*server).write_all(bytes);
-            // Until the server has done it.
-            let _ = (&*server).read(&mut [0; 64]);
+            // Until the server has done it, and hung up.
+            let _ = server.shutdown(Shutdown::Write);
+            while matches!((&*server).read(&mut [0; 64]), Ok(1..)) {}
             if self.fate() == Fate::MayGo {
                 self.set(Fate::Passes);
             }

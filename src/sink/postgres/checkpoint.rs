@@ -303,14 +303,17 @@ pub async fn advance(
 }
 
 /// Returns once whatever was committed before is durable: the lock on the checkpoint's row is WAL that comes after it, and the end
-/// of its transaction waits, as the session's `synchronous_commit` has it, for the disk and for synchronous standbys.
+/// of its transaction waits, as the session's `synchronous_commit` has it, for the disk and for synchronous standbys. A user's file
+/// may have set that to `off` for the session.
 pub async fn flush(
     client: &Client,
     key: &CheckpointKey,
     epoch: i64,
     loaded_lsn: Option<Lsn>,
 ) -> Result<(), SinkError> {
-    let sql = "SELECT FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2 AND epoch = $3 \
+    let sql = "SELECT CASE WHEN pg_catalog.current_setting('synchronous_commit') = 'off' \
+               THEN pg_catalog.set_config('synchronous_commit', 'on', true) END \
+               FROM trucker.checkpoint WHERE project = $1 AND pipeline = $2 AND epoch = $3 \
                AND loaded_lsn IS NOT DISTINCT FROM $4::text::pg_lsn FOR UPDATE";
     let loaded = loaded_lsn.map(|lsn| lsn.to_string());
     let params: [(&(dyn ToSql + Sync), Type); 4] = [

@@ -80,7 +80,8 @@ impl Writer {
     /// it can't be one statement.
     ///
     /// It may be carried out after its connection has broken, even after the checkpoint was read again. That does no harm: it
-    /// holds rows and checkpoint, and moves that from one position only, so of it and whatever comes instead one is in vain.
+    /// holds rows and checkpoint, and moves that from one position only, so of it and whatever comes instead one is in vain. (But for a
+    /// repair, which leaves the checkpoint where it is: what comes after that is the batch that would have come next.)
     pub(super) async fn fly_whole(&mut self, write: &Write, step: &Step<'_>) -> Result<bool, SinkError> {
         // As with COPY: where there are rules, this can't be said at all.
         if !self.table().table.takes_copy {
