@@ -206,6 +206,7 @@ impl Task {
             let (slot, counts) = (&self.origin.slot, &self.state.counts);
             let filling = backfill::run(&definition, &source, &control, slot, &mut writer, counts);
             trace::observed(span, filling).await?;
+            writer.flush().await?;
         }
         self.repair(&source, &mut writer, repair).await?;
         if memory.careful_through == Lsn::ZERO {
@@ -218,8 +219,6 @@ impl Task {
             // The slot may have been told so already: the server has nothing from before it any more.
             return Err(PipelineError::Rewound { pipeline: definition.pipeline.name.clone(), loaded, told });
         }
-        // A backfill or a repair may have moved it.
-        writer.flush().await?;
         self.floor.raise(loaded);
         self.state.begin_at(loaded);
         let (sender, receiver) = queue(self.queue_bytes);

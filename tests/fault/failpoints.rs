@@ -18,8 +18,8 @@ const FAILPOINTS: [(&str, &[u64]); 12] = [
     ("rows_written", &[1, 5]),
     ("checkpoint_moved", &[1, 7]),
     ("commit_answered", &[1, 6]),
-    ("flushed", &[1, 3]),
-    ("floor_raised", &[1, 3]),
+    ("flushed", &[1, 6]),
+    ("floor_raised", &[1, 6]),
     ("feedback_sent", &[1, 4]),
 ];
 

@@ -299,7 +299,7 @@ pub async fn advance(
     step: &Step<'_>,
 ) -> Result<(), SinkError> {
     let moved = client.execute(statement, &StepValues::new(key, step).params()).await;
-    expect_moved(moved.map_err(SinkError::at("moving the checkpoint"))?, key, step)
+    expect_own(moved.map_err(SinkError::at("moving the checkpoint"))?, key, step.from)
 }
 
 /// Returns once whatever was committed before is durable: the lock on the checkpoint's row is WAL that comes after it, and the end
@@ -323,21 +323,16 @@ pub async fn flush(
         (&loaded, Type::TEXT),
     ];
     let locked = client.query_typed(sql, &params).await;
-    match locked.map_err(SinkError::at("making the checkpoint durable"))?.len() {
-        1 => Ok(()),
-        _ => Err(SinkError::Unmoved {
-            pipeline: key.pipeline.clone(),
-            expected: loaded_lsn.unwrap_or_default(),
-        }),
-    }
+    let locked = locked.map_err(SinkError::at("making the checkpoint durable"))?.len();
+    expect_own(locked as u64, key, loaded_lsn)
 }
 
-/// Whether so many checkpoints that were moved are this pipeline's one.
-pub fn expect_moved(moved: u64, key: &CheckpointKey, step: &Step<'_>) -> Result<(), SinkError> {
-    if moved == 1 {
+/// Whether so many checkpoints as were found at that LSN are this pipeline's one.
+pub fn expect_own(found: u64, key: &CheckpointKey, expected: Option<Lsn>) -> Result<(), SinkError> {
+    if found == 1 {
         return Ok(());
     }
-    Err(SinkError::Unmoved { pipeline: key.pipeline.clone(), expected: step.from.unwrap_or_default() })
+    Err(SinkError::Unmoved { pipeline: key.pipeline.clone(), expected: expected.unwrap_or_default() })
 }
 
 /// Forgets where the pipeline was, so that its next start is a backfill.

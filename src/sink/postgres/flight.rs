@@ -9,7 +9,7 @@ use futures_util::poll;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
-use super::checkpoint::{Step, StepValues, expect_moved};
+use super::checkpoint::{Step, StepValues, expect_own};
 use super::statement::Shape;
 use super::writer::Writer;
 use super::{checkpoint, lines};
@@ -101,7 +101,7 @@ impl Writer {
         let arrays = arrays.iter().map(|array| array as &(dyn ToSql + Sync));
         let params: Vec<_> = arrays.chain(values.params()).collect();
         let moved = self.client().execute(&statement, &params).await.map_err(SinkError::at(what))?;
-        expect_moved(moved, self.key(), step)?;
+        expect_own(moved, self.key(), step.from)?;
         Ok(true)
     }
 

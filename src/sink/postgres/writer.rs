@@ -177,20 +177,17 @@ impl Writer {
     /// well: nobody waits for it twice. What one statement can do, with none open, is committed with it.
     pub async fn write(&mut self, writes: &[Write], end: Option<&Goal<'_>>) -> Result<(), SinkError> {
         let (from, epoch) = (self.loaded_lsn, self.epoch);
-        let step = end.map(|goal| goal.step(epoch, from));
-        let is_whole = match (self.is_open, writes, &step) {
-            (false, [write], Some(step)) => self.fly_whole(write, step).await?,
-            _ => false,
-        };
-        if !is_whole {
+        let step = |goal| Goal::step(goal, epoch, from);
+        if let (false, [write], Some(goal)) = (self.is_open, writes, end)
+            && self.fly_whole(write, &step(goal)).await?
+        {
+            self.committed(goal);
+        } else {
             self.begin().await?;
-            self.fly(writes, step.as_ref()).await?;
+            self.fly(writes, end.map(step).as_ref()).await?;
             failpoint::reach("rows_written");
         }
-        self.moved_to = step.map(|step| step.to);
-        if let (true, Some(goal)) = (is_whole, end) {
-            self.committed(goal);
-        }
+        self.moved_to = end.map(|goal| goal.loaded_lsn);
         Ok(())
     }
 
