@@ -14,7 +14,7 @@ use super::connect_error::ConnectError;
 use super::error::{self, ServerError};
 use super::liveness::{self, Seen, Watched};
 use super::settings::{self, Backend, Purpose};
-use super::socket::{self, Wire};
+use super::socket::{self, PlainSocket, Wire};
 use super::tls;
 use crate::config::{PostgresConnection, SslMode};
 
@@ -152,11 +152,11 @@ fn mode_name(mode: SslMode) -> &'static str {
 
 async fn open_plain(to: &PostgresConnection) -> Result<Wire, ConnectError> {
     let opened = if to.host.starts_with('/') {
-        socket::open_unix(&to.host, to.port).await.map(Wire::Unix)
+        socket::open_unix(&to.host, to.port).await.map(PlainSocket::Unix)
     } else {
-        socket::open_tcp(&to.host, to.port).await.map(Wire::Tcp)
+        socket::open_tcp(&to.host, to.port).await.map(PlainSocket::Tcp)
     };
-    opened.map_err(|source| unreachable(to, source))
+    opened.map(Wire::Plain).map_err(|source| unreachable(to, source))
 }
 
 async fn open_secure(to: &PostgresConnection) -> Result<Wire, ConnectError> {

@@ -2,6 +2,7 @@
 //! mean. Knows nothing of slots, pipelines or sinks.
 
 pub mod array;
+mod bulk_socket;
 pub mod catalog;
 mod connect;
 mod connect_error;
@@ -22,5 +23,5 @@ pub use connect_error::ConnectError;
 pub use error::{ServerError, describe, is_transient};
 pub use raw::{BackendMessage, MessageReader, RawConnection, RawError, RawRow};
 pub use settings::Purpose;
-pub use socket::Wire;
+pub use socket::{PlainSocket, Wire};
 pub use url::parse_url;

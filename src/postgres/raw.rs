@@ -261,9 +261,10 @@ impl RawConnection {
         Ok(self.wire.flush().await?)
     }
 
-    /// The stream, and the reader with what was read ahead.
-    pub fn into_parts(self) -> (Wire, MessageReader) {
-        (self.wire, self.reader)
+    /// The stream, from which many messages are to come in quick succession, and the reader with what was read ahead.
+    pub fn into_stream(mut self) -> Result<(Wire, MessageReader), RawError> {
+        self.wire.read_in_bulk()?;
+        Ok((self.wire, self.reader))
     }
 }
 

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::bulk_socket::BulkSocket;
+
 /// For each address of a host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sent bytes may stay unacknowledged before the connection counts as dead.
@@ -19,12 +21,37 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// An open stream to a server.
 #[derive(Debug)]
 pub enum Wire {
-    /// Plain TCP.
+    /// Bytes as they are.
+    Plain(PlainSocket),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<PlainSocket>>),
+}
+
+/// What carries the bytes.
+#[derive(Debug)]
+pub enum PlainSocket {
+    /// TCP.
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
-    /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// Either, where many messages come in quick succession.
+    Bulk(BulkSocket),
+}
+
+impl Wire {
+    /// From now on, what comes in quick succession is read many messages at a time.
+    pub fn read_in_bulk(&mut self) -> io::Result<()> {
+        let socket = match self {
+            Wire::Plain(socket) => socket,
+            Wire::Tls(stream) => stream.get_mut().0,
+        };
+        *socket = PlainSocket::Bulk(match socket {
+            PlainSocket::Tcp(stream) => BulkSocket::from_tcp(stream)?,
+            PlainSocket::Unix(stream) => BulkSocket::from_unix(stream)?,
+            PlainSocket::Bulk(_) => return Ok(()),
+        });
+        Ok(())
+    }
 }
 
 /// Connects to the first address of the host that answers; the error is the last one's. `NotFound`: the host has none.
@@ -76,8 +103,7 @@ impl AsyncRead for Wire {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Wire::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Wire::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Wire::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Wire::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
@@ -86,26 +112,80 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Wire::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Wire::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Wire::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Wire::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Wire::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Wire::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Wire::Plain(stream) => Pin::new(stream).poll_flush(context),
             Wire::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Wire::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Wire::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Wire::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+impl AsyncRead for PlainSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            PlainSocket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            PlainSocket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            PlainSocket::Bulk(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for PlainSocket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            PlainSocket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            PlainSocket::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            PlainSocket::Bulk(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            PlainSocket::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            PlainSocket::Unix(stream) => Pin::new(stream).poll_flush(context),
+            PlainSocket::Bulk(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            PlainSocket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            PlainSocket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            PlainSocket::Bulk(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            PlainSocket::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+            PlainSocket::Unix(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+            PlainSocket::Bulk(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+        }
+    }
+
+    // TLS has many records to write at once.
+    fn is_write_vectored(&self) -> bool {
+        !matches!(self, PlainSocket::Bulk(_))
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::connect::{address, io_error};
 use super::connect_error::ConnectError;
-use super::socket::Wire;
+use super::socket::{PlainSocket, Wire};
 use crate::config::PostgresConnection;
 use crate::tls::{Terms, client_config};
 
@@ -40,7 +40,7 @@ pub(super) async fn negotiate(mut stream: TcpStream, to: &PostgresConnection) ->
     // Exactly one byte: whoever sends more in the clear would have it taken as said under TLS.
     match stream.read_u8().await.map_err(broken)? {
         b'S' => {}
-        b'N' => return Ok(Wire::Tcp(stream)),
+        b'N' => return Ok(Wire::Plain(PlainSocket::Tcp(stream))),
         // An old server, or one that could not even start a process for us.
         _ => {
             return Err(broken(io::Error::other("the server answered the question for TLS with an error")));
@@ -48,7 +48,11 @@ pub(super) async fn negotiate(mut stream: TcpStream, to: &PostgresConnection) ->
     }
     // Any name will do where none is checked: an address isn't sent to the server.
     let name = ServerName::try_from(to.host.clone()).unwrap_or_else(|_| Ipv4Addr::UNSPECIFIED.into());
-    connector.connect(name, stream).await.map(|stream| Wire::Tls(Box::new(stream))).map_err(broken)
+    connector
+        .connect(name, PlainSocket::Tcp(stream))
+        .await
+        .map(|stream| Wire::Tls(Box::new(stream)))
+        .map_err(broken)
 }
 
 /// What went wrong with TLS, on either side.

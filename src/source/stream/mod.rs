@@ -186,7 +186,7 @@ impl ReplicationStream {
             Ok::<_, StreamError>(interval)
         });
         let interval = interval.await.unwrap_or(Err(StreamError::Silent(COMMAND_TIMEOUT)))?;
-        let (wire, reader) = connection.into_parts();
+        let (wire, reader) = connection.into_stream()?;
         Ok(ReplicationStream::over(wire, reader, from, interval))
     }
 
@@ -377,6 +377,7 @@ fn decode_copy_data(mut body: Bytes) -> Result<Frame, StreamError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::PlainSocket;
 
     fn decoded(tag: u8, body: &'static [u8]) -> String {
         match Frame::decode(BackendMessage { tag, body: Bytes::from_static(body) }) {
@@ -431,7 +432,8 @@ mod tests {
     async fn three_unanswered_questions_are_silence_and_any_answer_ends_it() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
         let reader = MessageReader::default();
-        let mut stream = ReplicationStream::over(Wire::Unix(ours), reader, Lsn::ZERO, PING_INTERVAL);
+        let mut stream =
+            ReplicationStream::over(Wire::Plain(PlainSocket::Unix(ours)), reader, Lsn::ZERO, PING_INTERVAL);
         let pings =
             |stream: &mut ReplicationStream| (0..4).map(|_| stream.ping().is_ok()).collect::<Vec<_>>();
         assert_eq!(pings(&mut stream), [true, true, true, false]);
