@@ -24,6 +24,8 @@ pub struct TypeName {
     /// The array type over the base type, if an array parameter can carry it: it has one, is no array itself, and no
     /// composite (which unnest would take apart), and elements are separated by commas.
     pub array_sql: Option<String>,
+    /// The base type is an enum.
+    pub is_enum: bool,
 }
 
 impl TypeName {
@@ -172,7 +174,7 @@ SELECT a.attname::text, a.atttypmod, a.attnotnull, a.atthasdef, a.attidentity::t
                AND i.indimmediate) AS is_identity,
        t.oid, bt.oid, bn.nspname::text, bt.typname::text,
        CASE WHEN bt.typcategory <> 'A' AND bt.typtype <> 'c' AND bt.typdelim = ',' THEN an.nspname::text END,
-       ar.typname::text
+       ar.typname::text, bt.typtype = 'e'
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
@@ -254,6 +256,7 @@ fn column(row: &Row) -> Result<TableColumn, tokio_postgres::Error> {
             base_oid: row.try_get(9)?,
             sql: qualified(text(10)?, text(11)?),
             array_sql: array.map(|(schema, name)| qualified(schema, name)),
+            is_enum: row.try_get(14)?,
         },
     })
 }

@@ -2,6 +2,7 @@
 //! mean. Knows nothing of slots, pipelines or sinks.
 
 pub mod array;
+pub mod binary;
 mod bulk_socket;
 pub mod catalog;
 mod connect;

@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use futures_util::poll;
 use tokio_postgres::Statement;
@@ -12,13 +13,16 @@ use tokio_postgres::types::ToSql;
 use super::checkpoint::{Step, StepValues, expect_own};
 use super::statement::Shape;
 use super::writer::Writer;
-use super::{checkpoint, lines};
+use super::{checkpoint, lines, rows};
 use crate::change::Tuple;
 use crate::postgres::array::ArrayText;
 use crate::sink::{By, Key, Layout, Put, Row, SinkError, Write};
 
 /// From so many rows on, COPY is worth its second round trip.
 const COPY_ROWS_MIN: usize = 50;
+/// What one statement is given at most: a server keeps it, and sorts it, within `work_mem` (4 MB), or goes by way of its disk.
+const STATEMENT_ROWS_MAX: usize = 10_000;
+const STATEMENT_BYTES_MAX: usize = 1 << 20;
 
 /// A statement with all that it needs.
 struct Ready<'a> {
@@ -29,14 +33,22 @@ struct Ready<'a> {
 enum Send<'a> {
     Text(String),
     Execute(Statement, Vec<ArrayText>),
-    Copy(Statement, &'a [Tuple], Vec<usize>),
+    Copy(Statement, Copied<'a>),
 }
 
 /// A write as a statement and its values, before it is prepared.
 enum Draft<'a> {
     Text(String, &'static str),
     Execute(Shape, Vec<ArrayText>, &'static str),
-    Copy(Shape, &'a [Tuple], Vec<usize>),
+    Copy(Shape, Copied<'a>),
+}
+
+/// Rows for a COPY.
+enum Copied<'a> {
+    /// Whole, in binary form.
+    Binary(Vec<Bytes>),
+    /// These cells, as lines of text.
+    Lines(&'a [Tuple], Vec<usize>),
 }
 
 impl Writer {
@@ -84,7 +96,7 @@ impl Writer {
     /// repair, which leaves the checkpoint where it is: what comes after that is the batch that would have come next.)
     pub(super) async fn fly_whole(&mut self, write: &Write, step: &Step<'_>) -> Result<bool, SinkError> {
         // As with COPY: where there are rules, this can't be said at all.
-        if !self.table().table.takes_copy {
+        if !self.table().table.takes_copy || !fits_one_statement(write) {
             return Ok(false);
         }
         let mut drafts = self.drafts(write);
@@ -114,9 +126,10 @@ impl Writer {
                     arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
                 client.execute(statement, &params).await.map(drop)
             }
-            Send::Copy(statement, rows, cells) => match client.copy_in(statement).await {
-                Ok(copy) => lines::send(Box::pin(copy), rows, cells).await,
-                Err(error) => Err(error),
+            Send::Copy(statement, rows) => match (client.copy_in(statement).await, rows) {
+                (Ok(copy), Copied::Binary(parts)) => rows::send(Box::pin(copy), parts).await,
+                (Ok(copy), Copied::Lines(rows, cells)) => lines::send(Box::pin(copy), rows, cells).await,
+                (Err(error), _) => Err(error),
             },
         };
         done.map_err(SinkError::at(ready.what.as_str()))
@@ -131,10 +144,10 @@ impl Writer {
                 let statement = self.prepare(shape, &what).await?;
                 statement.map(|statement| Ready { what, send: Send::Execute(statement, arrays) })
             }
-            Draft::Copy(shape, rows, cells) => {
+            Draft::Copy(shape, rows) => {
                 let what = self.what("copying into");
                 let statement = self.prepare(shape, &what).await?;
-                statement.map(|statement| Ready { what, send: Send::Copy(statement, rows, cells) })
+                statement.map(|statement| Ready { what, send: Send::Copy(statement, rows) })
             }
         })
     }
@@ -144,8 +157,10 @@ impl Writer {
             Write::Truncate => {
                 vec![Draft::Text(format!("TRUNCATE {}", self.table().table.sql()), "truncating")]
             }
-            Write::Delete { by, keys } => vec![self.delete(*by, keys)],
-            Write::Put { put, layout, omitted, rows } => vec![self.put(*put, layout, omitted, rows)],
+            Write::Delete { by, keys } => {
+                split(keys, removal_size).into_iter().map(|keys| self.delete(*by, keys)).collect()
+            }
+            Write::Put { put, layout, omitted, rows } => self.put(*put, layout, omitted, rows),
             Write::Rekey { old, row } => rekey(old, row),
         }
     }
@@ -170,19 +185,52 @@ impl Writer {
         Draft::Execute(Shape::Delete { by, keeps }, arrays, "deleting from")
     }
 
-    fn put<'a>(&self, put: Put, layout: &Layout, omitted: &[usize], rows: &'a [Tuple]) -> Draft<'a> {
+    fn put<'a>(&self, put: Put, layout: &Layout, omitted: &[usize], rows: &'a [Tuple]) -> Vec<Draft<'a>> {
         let put = if omitted.is_empty() { put } else { Put::Update };
         let (columns, cells) = given(layout, omitted);
         let is_new = matches!(put, Put::UpsertNew | Put::Insert);
         if self.may_copy() && is_new && rows.len() >= COPY_ROWS_MIN {
-            return Draft::Copy(Shape::Copy { columns }, rows, cells);
+            let encoded = rows::encode(rows, &cells, &self.table().binary(&columns));
+            let shape = Shape::Copy { columns, is_binary: encoded.is_some() };
+            return vec![Draft::Copy(shape, encoded.map_or(Copied::Lines(rows, cells), Copied::Binary))];
         }
         let put = if put == Put::UpsertNew { Put::Upsert } else { put };
-        let mut arrays = vec![ArrayText::default(); columns.len()];
-        for tuple in rows {
-            cells.iter().zip(&mut arrays).for_each(|(&cell, array)| array.push(tuple.cell(cell).text()));
-        }
-        Draft::Execute(Shape::Put { put, columns }, arrays, "writing to")
+        let statement = |rows: &[Tuple]| {
+            let mut arrays = vec![ArrayText::default(); columns.len()];
+            for tuple in rows {
+                cells.iter().zip(&mut arrays).for_each(|(&cell, array)| array.push(tuple.cell(cell).text()));
+            }
+            Draft::Execute(Shape::Put { put, columns: columns.clone() }, arrays, "writing to")
+        };
+        split(rows, Tuple::size).into_iter().map(statement).collect()
+    }
+}
+
+/// Rows in parts that a statement may be given, in order.
+fn split<T>(mut rows: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut parts = Vec::new();
+    while !rows.is_empty() {
+        let mut bytes = 0;
+        let fits = rows.iter().take(STATEMENT_ROWS_MAX).take_while(|row| {
+            bytes += size(row);
+            bytes <= STATEMENT_BYTES_MAX
+        });
+        let (part, rest) = rows.split_at(fits.count().max(1));
+        parts.push(part);
+        rows = rest;
+    }
+    parts
+}
+
+fn removal_size((key, keep): &(Key, Vec<Key>)) -> usize {
+    key.size() + keep.iter().map(Key::size).sum::<usize>()
+}
+
+fn fits_one_statement(write: &Write) -> bool {
+    match write {
+        Write::Delete { keys, .. } => split(keys, removal_size).len() == 1,
+        Write::Put { rows, .. } => split(rows, Tuple::size).len() == 1,
+        Write::Truncate | Write::Rekey { .. } => false,
     }
 }
 
@@ -212,4 +260,25 @@ fn rekey<'a>(old: &Key, row: &Row) -> Vec<Draft<'a>> {
 fn given(layout: &Layout, omitted: &[usize]) -> (Vec<String>, Vec<usize>) {
     let columns = layout.columns.iter().enumerate().filter(|(at, _)| !omitted.contains(at));
     columns.map(|(_, (name, cell))| (name.clone(), *cell)).unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_given_some_rows_and_bytes_and_one_at_least() {
+        let half = STATEMENT_BYTES_MAX / 2;
+        for (sizes, expected) in [
+            (vec![], vec![]),
+            (vec![1], vec![1]),
+            (vec![0; 25_000], vec![10_000, 10_000, 5_000]),
+            (vec![half, half, 1], vec![2, 1]),
+            (vec![half + 1, half, half, 5 * half, 1, 2], vec![1, 2, 1, 2]),
+        ] {
+            let parts = split(&sizes, |&size| size);
+            assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), expected);
+            assert_eq!(parts.concat(), sizes);
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub mod failure;
 mod flight;
 mod lines;
 pub mod request;
+mod rows;
 mod statement;
 mod writer;
 

@@ -1,6 +1,7 @@
 //! The statements that write rows: arrays in, one statement for any number of rows. Pure text.
 
 use super::checkpoint::advance_sql;
+use crate::postgres::binary::Binary;
 use crate::postgres::catalog::{Generation, Table, TableColumn};
 use crate::postgres::ident::{quote_ident, quote_idents};
 use crate::sink::{By, Put};
@@ -22,10 +23,12 @@ pub enum Shape {
         /// Output columns, in the order of the parameters.
         columns: Vec<String>,
     },
-    /// Rows with these columns, none of whose keys exist, as lines of COPY's text form.
+    /// Rows with these columns, none of whose keys exist, by COPY.
     Copy {
-        /// Output columns, in the order of a line's values.
+        /// Output columns, in the order of a row's values.
         columns: Vec<String>,
+        /// In COPY's binary form.
+        is_binary: bool,
     },
     /// The other, a `Delete` or `Put`, in one statement with the move of the checkpoint, whose values follow as parameters: if
     /// that isn't moved, nothing is written. Answers with one row if it is. A transaction of its own, which doesn't wait for the disk.
@@ -58,7 +61,7 @@ impl Target {
             Shape::Put { put: Put::Insert, columns } => Some(self.insert(columns, "")),
             Shape::Put { put: Put::Upsert | Put::UpsertNew, columns } => Some(self.upsert(columns, "")),
             Shape::Put { put: Put::Update, columns } => self.update(columns, false),
-            Shape::Copy { columns } => Some(self.copy(columns)),
+            Shape::Copy { columns, is_binary } => Some(self.copy(columns, *is_binary)),
             Shape::Whole(part) => self.whole(part),
             Shape::MakeRoom => Some(self.make_room()),
             Shape::Rekey { columns } => self.update(columns, true),
@@ -97,6 +100,11 @@ impl Target {
             By::Key => &self.key,
             By::Replace => &self.replace,
         }
+    }
+
+    /// The binary forms of these columns' types, as far as they are known.
+    pub fn binary(&self, columns: &[String]) -> Vec<Option<Binary>> {
+        columns.iter().map(|name| Binary::of(&self.column(name).type_name)).collect()
     }
 
     fn column(&self, name: &str) -> &TableColumn {
@@ -148,9 +156,10 @@ impl Target {
         format!("{} ON CONFLICT ({key}) {action}", self.insert(columns, filter))
     }
 
-    fn copy(&self, columns: &[String]) -> String {
+    fn copy(&self, columns: &[String], is_binary: bool) -> String {
         let names = quote_idents(columns.iter().map(String::as_str));
-        format!("COPY {} ({names}) FROM STDIN", self.table.sql())
+        let form = if is_binary { " (FORMAT binary)" } else { "" };
+        format!("COPY {} ({names}) FROM STDIN{form}", self.table.sql())
     }
 
     /// Columns that an update may set: not the key's, and not those that only the table itself may fill.
@@ -203,8 +212,17 @@ impl Target {
 
     fn delete(&self, by: By, keeps: bool) -> String {
         let columns = self.columns_of(by);
+        // Of one column the server looks each up in the index; for a join it may read the whole table instead.
+        if let ([name], false) = (columns, keeps)
+            && let Some(array) = &self.column(name).type_name.array_sql
+        {
+            return format!(
+                "DELETE FROM {} AS o WHERE o.{} = ANY ($1::{array})",
+                self.table.sql(),
+                quote_ident(name)
+            );
+        }
         let (rows, values) = self.rows(columns, 1, "r");
-
         let mut sql =
             format!("DELETE FROM {} AS o USING {rows} WHERE {}", self.table.sql(), matches(columns, &values));
         if keeps {
@@ -244,6 +262,7 @@ mod tests {
                 base_oid: 23,
                 sql: format!("pg_catalog.{type_name}"),
                 array_sql: (!type_name.starts_with('_')).then(|| format!("pg_catalog._{type_name}")),
+                is_enum: false,
             },
             type_modifier: -1,
             is_not_null: false,
@@ -303,8 +322,8 @@ mod tests {
             ),
             (put(Put::Update, &["id"]), None),
             (
-                Shape::Copy { columns: vec!["id".into(), "seq".into()] },
-                Some("COPY public.t (id, seq) FROM STDIN"),
+                Shape::Copy { columns: vec!["id".into(), "seq".into()], is_binary: true },
+                Some("COPY public.t (id, seq) FROM STDIN (FORMAT binary)"),
             ),
             (
                 Shape::Rekey { columns: vec!["id".into()] },
@@ -350,8 +369,7 @@ mod tests {
             (
                 Shape::Delete { by: By::Key, keeps: false },
                 1,
-                "DELETE FROM public.t AS o USING unnest($1::pg_catalog._int4) WITH ORDINALITY AS r(c0, n) \
-                 WHERE o.id = r.c0 AND EXISTS (SELECT FROM moved)"
+                "DELETE FROM public.t AS o WHERE o.id = ANY ($1::pg_catalog._int4) AND EXISTS (SELECT FROM moved)"
                     .to_owned(),
             ),
         ];
