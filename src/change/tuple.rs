@@ -1,6 +1,8 @@
 //! A row's values as they came over the wire. A cell that an update left out because its TOASTed value
 //! did not change is a kind of its own here, so that nothing can take it for NULL.
 
+use std::cell::Cell as Kept;
+use std::fmt;
 use std::sync::Arc;
 
 /// One value.
@@ -24,107 +26,135 @@ impl<'a> Cell<'a> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Null,
-    Unchanged,
-    /// Start and end within the body.
-    Text(u32, u32),
-}
-
 /// The values of one row, in the order of [`super::Relation::columns`]. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Tuple(Arc<Values>);
+///
+/// One piece of memory, since there is one for every change: the texts, then a slot for each column, then how many these are.
+#[derive(Clone)]
+pub struct Tuple(Arc<[u8]>);
 
-#[derive(Debug)]
-struct Values {
-    body: Vec<u8>,
-    slots: Vec<Slot>,
-}
+/// Where a text starts and ends; in place of the start, that there is none.
+type Slot = [u32; 2];
+
+const SLOT_BYTES: usize = size_of::<Slot>();
+const COUNT_BYTES: usize = size_of::<u32>();
+const NULL: u32 = u32::MAX;
+const UNCHANGED: u32 = u32::MAX - 1;
 
 impl Tuple {
     /// Number of columns.
     pub fn len(&self) -> usize {
-        self.0.slots.len()
+        number(&self.0, self.0.len() - COUNT_BYTES) as usize
     }
 
     /// Whether there are no columns at all, which is legal in Postgres.
     pub fn is_empty(&self) -> bool {
-        self.0.slots.is_empty()
+        self.len() == 0
     }
 
     /// The cell of that column. Panics when out of range: the decoder has checked the number of columns
     /// against the relation.
     pub fn cell(&self, column: usize) -> Cell<'_> {
-        match self.0.slots[column] {
-            Slot::Null => Cell::Null,
-            Slot::Unchanged => Cell::Unchanged,
-            Slot::Text(start, end) => Cell::Text(&self.0.body[start as usize..end as usize]),
+        let columns = self.len();
+        assert!(column < columns, "a cell of a column that the tuple doesn't have");
+        self.slot_cell(self.0.len() - COUNT_BYTES - (columns - column) * SLOT_BYTES)
+    }
+
+    fn slot_cell(&self, place: usize) -> Cell<'_> {
+        match [number(&self.0, place), number(&self.0, place + SLOT_BYTES / 2)] {
+            [NULL, _] => Cell::Null,
+            [UNCHANGED, _] => Cell::Unchanged,
+            [start, end] => Cell::Text(&self.0[start as usize..end as usize]),
         }
+    }
+
+    /// Where the slots are.
+    fn slots(&self) -> impl Iterator<Item = usize> {
+        let end = self.0.len() - COUNT_BYTES;
+        (end - self.len() * SLOT_BYTES..end).step_by(SLOT_BYTES)
     }
 
     /// All cells, in order.
     pub fn cells(&self) -> impl Iterator<Item = Cell<'_>> {
-        (0..self.len()).map(|column| self.cell(column))
+        self.slots().map(|place| self.slot_cell(place))
     }
 
     /// Whether some value was left out.
     pub fn has_unchanged(&self) -> bool {
-        self.0.slots.contains(&Slot::Unchanged)
+        self.slots().any(|place| number(&self.0, place) == UNCHANGED)
     }
 
     /// Bytes kept in memory.
     pub fn size(&self) -> usize {
-        self.0.body.len() + self.len() * size_of::<Slot>() + 64
+        self.0.len() + 64
     }
+}
+
+impl fmt::Debug for Tuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.cells()).finish()
+    }
+}
+
+fn number(bytes: &[u8], place: usize) -> u32 {
+    let four = bytes[place..].first_chunk().expect("slots and count are written whole");
+    u32::from_ne_bytes(*four)
 }
 
 /// Puts a tuple together; texts are copied in, so that a tuple pins no read buffer and its size is
 /// what it says.
 #[derive(Debug, Default)]
 pub struct TupleBuilder {
-    body: Vec<u8>,
+    texts: Vec<u8>,
     slots: Vec<Slot>,
+}
+
+/// More than this isn't kept for the next tuple.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
+thread_local! {
+    /// What the last builder of the thread has left.
+    static KEPT: Kept<TupleBuilder> = Kept::default();
 }
 
 impl TupleBuilder {
     /// An empty tuple that will own its values.
-    pub fn new(columns: usize) -> Self {
-        TupleBuilder::with_room(columns, 0)
-    }
-
-    /// The same, for about so many bytes of text.
-    pub fn with_room(columns: usize, bytes: usize) -> Self {
-        TupleBuilder { body: Vec::with_capacity(bytes), slots: Vec::with_capacity(columns) }
+    pub fn new() -> Self {
+        KEPT.take()
     }
 
     /// Appends a cell, copying its text. The texts of one tuple come to less than 4 GiB together: a
     /// Postgres message is shorter than that.
     pub fn push(&mut self, cell: Cell<'_>) {
         self.slots.push(match cell {
-            Cell::Null => Slot::Null,
-            Cell::Unchanged => Slot::Unchanged,
+            Cell::Null => [NULL; 2],
+            Cell::Unchanged => [UNCHANGED; 2],
             Cell::Text(text) => {
-                let start = self.body.len() as u32;
-                self.body.extend_from_slice(text);
-                Slot::Text(start, self.body.len() as u32)
+                let start = self.texts.len() as u32;
+                self.texts.extend_from_slice(text);
+                [start, self.texts.len() as u32]
             }
         });
     }
 
     /// The finished tuple.
     pub fn build(mut self) -> Tuple {
-        self.body.shrink_to_fit();
-        self.slots.shrink_to_fit();
-        Tuple(Arc::new(Values { body: self.body, slots: self.slots }))
+        let count = self.slots.len() as u32;
+        self.slots.iter().flatten().for_each(|number| self.texts.extend_from_slice(&number.to_ne_bytes()));
+        self.texts.extend_from_slice(&count.to_ne_bytes());
+        let tuple = Tuple(self.texts.as_slice().into());
+        if self.texts.capacity() <= KEPT_BYTES_MAX {
+            self.texts.clear();
+            self.slots.clear();
+            KEPT.set(self);
+        }
+        tuple
     }
 }
 
 impl<'a> FromIterator<Cell<'a>> for Tuple {
     fn from_iter<I: IntoIterator<Item = Cell<'a>>>(cells: I) -> Self {
-        let cells = cells.into_iter();
-        let mut builder = TupleBuilder::new(cells.size_hint().0);
-        cells.for_each(|cell| builder.push(cell));
+        let mut builder = TupleBuilder::new();
+        cells.into_iter().for_each(|cell| builder.push(cell));
         builder.build()
     }
 }
@@ -140,5 +170,23 @@ mod tests {
         let tuple: Tuple = cells.into_iter().collect();
         assert_eq!(tuple.cells().collect::<Vec<_>>(), cells);
         assert!(tuple.has_unchanged());
+        for (column, cell) in cells.into_iter().enumerate() {
+            assert_eq!(tuple.cell(column), cell);
+        }
+        let none: Tuple = std::iter::empty().collect();
+        assert!(none.is_empty() && !none.has_unchanged() && none.cells().next().is_none());
+    }
+
+    #[test]
+    fn tuples_that_are_made_at_the_same_time_keep_apart() {
+        let long = [b'x'; KEPT_BYTES_MAX];
+        let mut outer = TupleBuilder::new();
+        outer.push(Cell::Text(b"outer"));
+        let inner: Tuple = [Cell::Text(&long), Cell::Null].into_iter().collect();
+        outer.push(Cell::Text(b"end"));
+        let outer = outer.build();
+        assert_eq!(outer.cells().collect::<Vec<_>>(), [Cell::Text(b"outer"), Cell::Text(b"end")]);
+        assert_eq!(inner.cells().collect::<Vec<_>>(), [Cell::Text(&long), Cell::Null]);
+        assert_eq!([Cell::Null].into_iter().collect::<Tuple>().len(), 1, "nothing is left of them");
     }
 }

@@ -144,19 +144,18 @@ impl SourceHealth {
         self.stream().trouble = Some(Trouble { at: SystemTime::now(), code, message, fix: None });
     }
 
-    /// A frame came.
+    /// The first of the frames that were read together came: what was waited for, and so what tells the time.
     pub fn hear(&self, frame: &Frame) {
-        let sent_at = match frame {
-            Frame::Data { sent_at, payload, .. } => {
-                self.received_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
-                Some(*sent_at)
-            }
-            Frame::Keepalive { sent_at, .. } => Some(*sent_at),
-            Frame::Notice { .. } => None,
-        };
         self.heard.store(self.began.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
-        if let Some(sent_at) = sent_at {
+        if let Frame::Data { sent_at, .. } | Frame::Keepalive { sent_at, .. } = frame {
             self.clock_ahead.fetch_max(sent_at.saturating_sub(now_since_2000()), Ordering::Relaxed);
+        }
+    }
+
+    /// A frame came.
+    pub fn count(&self, frame: &Frame) {
+        if let Frame::Data { payload, .. } = frame {
+            self.received_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
         }
     }
 

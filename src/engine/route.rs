@@ -55,7 +55,7 @@ pub struct Router {
     readers: Vec<Reader>,
     attached: Vec<Attached>,
     /// By relation OID: the relation as last seen, and places in `attached`.
-    routes: HashMap<u32, (Arc<Relation>, Vec<usize>)>,
+    routes: HashMap<u32, (Arc<Relation>, Arc<[usize]>)>,
     /// The open transaction: start of its commit record, its id, when it was committed.
     open: Option<(Lsn, u32, i64)>,
     touched: Vec<usize>,
@@ -138,7 +138,7 @@ impl Router {
             Step::Change(change) => self.change(change).await,
             Step::Truncate(relations) => {
                 for relation in relations {
-                    for at in self.targets(&relation) {
+                    for &at in &*self.targets(&relation) {
                         self.push(at, Entry::Truncate(relation.clone())).await;
                     }
                 }
@@ -147,12 +147,12 @@ impl Router {
         }
     }
 
-    fn targets(&mut self, relation: &Arc<Relation>) -> Vec<usize> {
+    fn targets(&mut self, relation: &Arc<Relation>) -> Arc<[usize]> {
         match self.routes.get(&relation.oid) {
             Some((known, targets)) if Arc::ptr_eq(known, relation) => targets.clone(),
             _ => {
                 let attached = self.attached.iter().enumerate();
-                let targets: Vec<usize> =
+                let targets: Arc<[usize]> =
                     attached.filter(|(_, a)| a.reader.reads(relation)).map(|(at, _)| at).collect();
                 self.routes.insert(relation.oid, (relation.clone(), targets.clone()));
                 targets
@@ -166,7 +166,7 @@ impl Router {
             return;
         }
         let change = Arc::new(change);
-        for at in targets {
+        for &at in &*targets {
             self.push(at, Entry::Change(change.clone())).await;
         }
     }

@@ -361,14 +361,16 @@ impl SourceTask {
                 }
                 frame = stream.next() => {
                     *pause = PAUSE_MIN;
-                    let mut next = Some(frame.map_err(|error| self.failed(error))?);
+                    let frame = frame.map_err(|error| self.failed(error))?;
+                    self.health.hear(&frame);
+                    let mut next = Some(frame);
                     for left in (0..FRAMES_AT_ONCE).rev() {
                         let Some(frame) = next else { break };
                         if asked.is_shutdown(&frame) {
                             *pause = PAUSE_MAX / 6;
                             return Err(SourceError::ShuttingDown);
                         }
-                        self.health.hear(&frame);
+                        self.health.count(&frame);
                         self.frame(&mut assembler, frame).await?;
                         next = if left == 0 { None } else { stream.ready().map_err(|error| self.failed(error))? };
                     }

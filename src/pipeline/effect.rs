@@ -3,18 +3,23 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::change::{Cell, Change, Operation, Tuple};
 use crate::config::{Action, Actions};
-use crate::sink::fold::Effect;
+use crate::sink::fold::{Effect, Puts};
 use crate::sink::{By, Key, Layout, Put, Row};
 use crate::transform::chain::{Param, Side};
 use crate::transform::compile::Direct;
+
+/// Mostly one.
+pub type Rows = SmallVec<[Row; 1]>;
 
 /// What SQL, or the change itself, gave for one change.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// Rows after, or for `on: {delete: upsert}` and the like, rows of the delete.
-    pub rows: Vec<Row>,
+    pub rows: Rows,
     /// What identifies the rows of the row before.
     pub left_behind: Vec<Key>,
     /// Where deletes write rows: the rows that the row before leaves, for an update.
@@ -49,14 +54,14 @@ impl Effects {
             Operation::Update => self.update(outcome),
             Operation::Delete if self.on.delete == Action::Delete => {
                 let removals = outcome.left_behind.into_iter().map(|key| (By::Replace, key, Vec::new()));
-                Outgoing::Effect(Effect { removals: removals.collect(), puts: Vec::new() })
+                Outgoing::Effect(Effect { removals: removals.collect(), puts: Puts::new() })
             }
             Operation::Delete => Outgoing::Effect(act(self.on.delete, outcome.rows)),
         }
     }
 
     /// What the rows of an operation do when what was there has been seen to already.
-    pub fn of_rows(&self, operation: Operation, rows: Vec<Row>) -> Effect {
+    pub fn of_rows(&self, operation: Operation, rows: Rows) -> Effect {
         match operation {
             Operation::Insert if self.on.insert == Action::Upsert => put(Put::UpsertNew, rows),
             Operation::Insert => act(self.on.insert, rows),
@@ -71,23 +76,22 @@ impl Effects {
         if !replaces {
             return Outgoing::Effect(act(self.on.update, rows));
         }
-        let identities: Vec<Key> = rows.iter().filter_map(Row::replace).collect();
+        let is_there = |key: &Key| rows.iter().any(|row| row.is_under(key));
         if let (true, [old], [row]) = (self.replace_is_key, &left_behind[..], &rows[..])
             && row.tuple.has_unchanged()
             && row.key().is_some_and(|new| new != *old)
         {
             return Outgoing::Rekey(old.clone(), row.clone());
         }
-        let keep: Vec<Key> = rows.iter().filter_map(Row::key).collect();
         // Where an input row is one output row, one that stays needs no word; where it is several, those that the
         // SQL doesn't return any more go, even if others of them stay.
-        let gone = left_behind.into_iter().filter(|key| !(self.replace_is_key && identities.contains(key)));
-        let keep = |_: &Key| if self.replace_is_key { Vec::new() } else { keep.clone() };
-        let removals = gone.map(|key| (By::Replace, key.clone(), keep(&key))).collect();
-        let retired =
-            retired.into_iter().filter(|row| row.replace().is_none_or(|key| !identities.contains(&key)));
+        let gone = left_behind.into_iter().filter(|key| !(self.replace_is_key && is_there(key)));
+        let keep =
+            || if self.replace_is_key { Vec::new() } else { rows.iter().filter_map(Row::key).collect() };
+        let removals: Vec<_> = gone.map(|key| (By::Replace, key, keep())).collect();
+        let retired = retired.into_iter().filter(|row| row.replace().is_none_or(|key| !is_there(&key)));
         let mut effect = act(self.on.delete, retired.collect());
-        effect.removals.extend::<Vec<_>>(removals);
+        effect.removals.extend(removals);
         let put = act(self.on.update, rows);
         effect.puts.extend(put.puts);
         Outgoing::Effect(effect)
@@ -95,7 +99,7 @@ impl Effects {
 }
 
 /// Rows, under an action.
-fn act(action: Action, rows: Vec<Row>) -> Effect {
+fn act(action: Action, rows: Rows) -> Effect {
     match action {
         Action::Insert => put(Put::Insert, rows),
         Action::Upsert => put(Put::Upsert, rows),
@@ -103,12 +107,12 @@ fn act(action: Action, rows: Vec<Row>) -> Effect {
         Action::Ignore => Effect::default(),
         Action::Delete => {
             let keys = rows.iter().filter_map(Row::key);
-            Effect { removals: keys.map(|key| (By::Key, key, Vec::new())).collect(), puts: Vec::new() }
+            Effect { removals: keys.map(|key| (By::Key, key, Vec::new())).collect(), puts: Puts::new() }
         }
     }
 }
 
-fn put(put: Put, rows: Vec<Row>) -> Effect {
+fn put(put: Put, rows: Rows) -> Effect {
     Effect { removals: Vec::new(), puts: rows.into_iter().map(|row| (put, row)).collect() }
 }
 
@@ -186,7 +190,7 @@ mod tests {
 
     fn update(effects: Effects, rows: Vec<Row>, left_behind: &[&str]) -> String {
         let left_behind = left_behind.iter().map(|k| key(k)).collect();
-        said(effects.of(Operation::Update, Outcome { rows, left_behind, retired: Vec::new() }))
+        said(effects.of(Operation::Update, Outcome { rows: rows.into(), left_behind, retired: Vec::new() }))
     }
 
     #[test]
@@ -223,7 +227,7 @@ mod tests {
         let text = Cell::Text(b"x");
         for (new, expected) in [("1", "+Upsert:1"), ("2", "+Upsert:1 +Upsert:2")] {
             let outcome = Outcome {
-                rows: vec![row(new, new, text, true)],
+                rows: vec![row(new, new, text, true)].into(),
                 left_behind: vec![],
                 retired: vec![row("1", "1", text, true)],
             };

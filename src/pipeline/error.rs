@@ -179,6 +179,7 @@ impl PipelineError {
                 | SinkError::Ahead { .. }
                 | SinkError::NotUndone
                 | SinkError::Unmoved { .. }
+                | SinkError::Altered { .. }
                 | SinkError::Ledger(_),
             ) => "output",
             PipelineError::Truncated { .. } => "truncated",
@@ -235,6 +236,7 @@ impl PipelineError {
                 | SinkError::NotUndone
                 | SinkError::Ledger(_)
                 | SinkError::Unmoved { .. }
+                | SinkError::Altered { .. }
                 | SinkError::Fenced { .. },
             )
             | PipelineError::Attached { .. }

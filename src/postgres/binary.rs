@@ -4,7 +4,9 @@
 //!
 //! The forms are those of the types' receive functions (`*recv` in the server's `utils/adt`).
 
-use super::catalog::TypeName;
+use tokio_postgres::types::{Kind, Type};
+
+use super::catalog::{TEXT_OID, TypeName};
 
 /// A type whose binary form is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +43,45 @@ pub enum Binary {
     Numeric,
 }
 
+/// The type of an array's elements, where their binary form is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Element {
+    /// Their form.
+    pub form: Binary,
+    /// `pg_type.oid`.
+    pub oid: u32,
+}
+
+impl Element {
+    /// Of a parameter that takes a column's values; what has no array of its own goes as texts.
+    pub fn of(type_name: &TypeName) -> Option<Element> {
+        match type_name.array_sql {
+            Some(_) => Some(Element { form: Binary::of(type_name)?, oid: type_name.base_oid }),
+            None => Some(Element { form: Binary::Text, oid: TEXT_OID }),
+        }
+    }
+
+    /// Of a statement's parameter.
+    pub fn of_param(array: &Type) -> Option<Element> {
+        let Kind::Array(element) = array.kind() else { return None };
+        let form = Binary::of_oid(element.oid(), matches!(element.kind(), Kind::Enum(_)))?;
+        Some(Element { form, oid: element.oid() })
+    }
+}
+
 /// From 1970-01-01 to 2000-01-01, where the server's time begins.
 const EPOCH_DAYS: i64 = 10_957;
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
 
 impl Binary {
-    /// The form of a type, or of the type beneath a domain.
+    /// The form of a column's type, or of the type beneath a domain.
     pub fn of(type_name: &TypeName) -> Option<Binary> {
-        Some(match type_name.base_oid {
+        Binary::of_oid(type_name.base_oid, type_name.is_enum)
+    }
+
+    fn of_oid(oid: u32, is_enum: bool) -> Option<Binary> {
+        Some(match oid {
             16 => Binary::Bool,
             21 => Binary::Int2,
             23 => Binary::Int4,
@@ -66,7 +98,7 @@ impl Binary {
             1114 => Binary::Timestamp,
             1184 => Binary::Timestamptz,
             1700 => Binary::Numeric,
-            _ if type_name.is_enum => Binary::Text,
+            _ if is_enum => Binary::Text,
             _ => return None,
         })
     }

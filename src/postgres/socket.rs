@@ -34,22 +34,21 @@ pub enum PlainSocket {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
-    /// Either, where many messages come in quick succession.
+    /// TCP over which many messages come in quick succession.
     Bulk(BulkSocket),
 }
 
 impl Wire {
-    /// From now on, what comes in quick succession is read many messages at a time.
+    /// From now on, what comes in quick succession over TCP is read many messages at a time. Not over a Unix socket: its buffer holds few
+    /// messages, however short, so the server would wait for us instead.
     pub fn read_in_bulk(&mut self) -> io::Result<()> {
         let socket = match self {
             Wire::Plain(socket) => socket,
             Wire::Tls(stream) => stream.get_mut().0,
         };
-        *socket = PlainSocket::Bulk(match socket {
-            PlainSocket::Tcp(stream) => BulkSocket::from_tcp(stream)?,
-            PlainSocket::Unix(stream) => BulkSocket::from_unix(stream)?,
-            PlainSocket::Bulk(_) => return Ok(()),
-        });
+        if let PlainSocket::Tcp(stream) = socket {
+            *socket = PlainSocket::Bulk(BulkSocket::new(stream)?);
+        }
         Ok(())
     }
 }

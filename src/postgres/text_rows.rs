@@ -32,7 +32,7 @@ impl TextRows {
 
 /// The columns of a row from that one on, all of them texts.
 pub fn text_tuple(row: &Row, from: usize) -> Result<Tuple, tokio_postgres::Error> {
-    let mut tuple = TupleBuilder::new(row.len().saturating_sub(from));
+    let mut tuple = TupleBuilder::new();
     for column in from..row.len() {
         let value: Option<Raw<'_>> = row.try_get(column)?;
         tuple.push(value.map_or(Cell::Null, |raw| Cell::Text(raw.0)));

@@ -67,6 +67,15 @@ pub enum SinkError {
         /// Where this process had left the checkpoint.
         expected: Lsn,
     },
+    /// The output table isn't what it was when it was looked at, so rows in binary form may have been taken for others: they are
+    /// undone. Who looks again knows what it is.
+    #[error("{table} has been altered since it was looked at: column {column}")]
+    Altered {
+        /// The table.
+        table: String,
+        /// Which column has another type, or none.
+        column: String,
+    },
     /// Another process has taken the pipeline over.
     #[error(
         "another trucker has taken pipeline {pipeline} over (its checkpoint is not the one at {expected} any more)"
@@ -112,7 +121,7 @@ impl SinkError {
             SinkError::Value { .. } => Code::ValueUnfit,
             SinkError::Ahead { .. } => Code::RowsAhead,
             SinkError::NullKey(..) => Code::NullKey,
-            SinkError::Unmoved { .. } => Code::TryAgain,
+            SinkError::Unmoved { .. } | SinkError::Altered { .. } => Code::TryAgain,
             SinkError::Fenced { .. } => Code::Fenced,
         }
     }
@@ -121,7 +130,7 @@ impl SinkError {
     pub fn is_transient(&self) -> bool {
         match self {
             SinkError::Connect(error) => error.is_transient(),
-            SinkError::Unmoved { .. } => true,
+            SinkError::Unmoved { .. } | SinkError::Altered { .. } => true,
             SinkError::Postgres { source, .. } => error::is_transient(source),
             SinkError::ClickHouse { source, .. } => source.is_transient(),
             SinkError::Value { .. }

@@ -14,6 +14,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::row::{Key, Layout, Row};
 use super::write::{By, Put, Write};
 use crate::change::{Cell, Tuple};
@@ -32,13 +34,19 @@ pub struct Rules {
 /// A key whose rows go, and the keys of those that stay.
 type Removal = (Key, Vec<Key>);
 
+/// Rows to be put, mostly one.
+pub type Puts = SmallVec<[(Put, Row); 1]>;
+
+/// The same, with their keys.
+type Keyed = SmallVec<[(Put, Option<Key>, Row); 1]>;
+
 /// What one change does: first the removals, then the puts.
 #[derive(Debug, Clone, Default)]
 pub struct Effect {
     /// Remove all rows under these, but for the keys beside.
     pub removals: Vec<(By, Key, Vec<Key>)>,
     /// Then put these.
-    pub puts: Vec<(Put, Row)>,
+    pub puts: Puts,
 }
 
 /// A row that is to be found by its key has none.
@@ -134,7 +142,7 @@ impl Fold {
         std::mem::take(&mut self.writes)
     }
 
-    fn merge(&mut self, removals: Vec<(By, Key, Vec<Key>)>, puts: Vec<(Put, Option<Key>, Row)>) {
+    fn merge(&mut self, removals: Vec<(By, Key, Vec<Key>)>, puts: Keyed) {
         for (_, key, keep) in removals {
             if !keep.contains(&key) {
                 let entry = self.entry(key);
@@ -173,7 +181,7 @@ impl Fold {
         &mut self.entries[place]
     }
 
-    fn append(&mut self, removals: Vec<(By, Key, Vec<Key>)>, puts: Vec<(Put, Option<Key>, Row)>) {
+    fn append(&mut self, removals: Vec<(By, Key, Vec<Key>)>, puts: Keyed) {
         let overtakes = self.rules.is_ordered && !removals.is_empty() && !self.segment.puts.is_empty();
         if overtakes || self.meets(&removals, &puts) {
             self.end_segment();
@@ -258,8 +266,8 @@ impl Segment {
 }
 
 /// Of one change's rows the last of each key counts, but for appended ones.
-fn last_of_each_key(puts: Vec<(Put, Row)>) -> Result<Vec<(Put, Option<Key>, Row)>, NullKey> {
-    let mut kept: Vec<(Put, Option<Key>, Row)> = Vec::with_capacity(puts.len());
+fn last_of_each_key(puts: Puts) -> Result<Keyed, NullKey> {
+    let mut kept = Keyed::with_capacity(puts.len());
     let mut places: HashMap<Key, usize> = HashMap::new();
     let several = puts.len() > 1;
     for (put, row) in puts {

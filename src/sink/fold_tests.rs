@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use smallvec::smallvec;
 
 use super::*;
 
@@ -161,8 +162,10 @@ proptest! {
 fn truncate_forgets_what_came_before_it() {
     let layouts = layouts(true);
     let mut fold = Fold::new(Rules { replace_is_key: true, merges: true, is_ordered: false });
-    let put =
-        |v| Effect { puts: vec![(Put::Upsert, row(&layouts, &(1, 1, Some(v)), false))], ..Effect::default() };
+    let put = |v| Effect {
+        puts: smallvec![(Put::Upsert, row(&layouts, &(1, 1, Some(v)), false))],
+        ..Effect::default()
+    };
     fold.apply(put(1)).unwrap();
     fold.truncate();
     fold.apply(put(2)).unwrap();
@@ -176,7 +179,7 @@ fn many_changes_of_one_key_are_one_row() {
     let layouts = layouts(true);
     let mut fold = Fold::new(Rules { replace_is_key: true, merges: true, is_ordered: false });
     for v in 0..100 {
-        let puts = vec![(Put::Upsert, row(&layouts, &(1, 1, Some(v)), false))];
+        let puts = smallvec![(Put::Upsert, row(&layouts, &(1, 1, Some(v)), false))];
         fold.apply(Effect { removals: vec![(By::Key, key(1), vec![key(1)])], puts }).unwrap();
     }
     let writes = fold.take();
@@ -188,6 +191,6 @@ fn a_row_without_a_key_is_refused() {
     let layout = layouts(true)[0].clone();
     let tuple: Tuple = [Cell::Null, Cell::Null, Cell::Null].into_iter().collect();
     let mut fold = Fold::new(Rules { replace_is_key: true, merges: true, is_ordered: false });
-    let puts = vec![(Put::Upsert, Row { layout, tuple })];
+    let puts = smallvec![(Put::Upsert, Row { layout, tuple })];
     assert_eq!(fold.apply(Effect { puts, ..Effect::default() }), Err(NullKey));
 }

@@ -49,6 +49,12 @@ impl Row {
         Key::of(&self.tuple, self.layout.replace.as_deref()?)
     }
 
+    /// Whether it is one of the rows that this identifies.
+    pub fn is_under(&self, replace: &Key) -> bool {
+        let cells = self.layout.replace.as_deref().unwrap_or_default();
+        cells.iter().map(|&cell| self.tuple.cell(cell).text()).eq(replace.values().map(Some))
+    }
+
     /// Which of the layout's columns are to be left alone; empty if none is.
     pub fn omitted(&self) -> Vec<usize> {
         if !self.tuple.has_unchanged() {

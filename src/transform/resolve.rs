@@ -130,7 +130,7 @@ pub(super) fn text_sql(value: &str, type_oid: u32, types_with_text_cast: &[u32])
 
 fn complete(change: &Change, missing: &[usize], row: &Row) -> Result<Change, tokio_postgres::Error> {
     let Some(new) = &change.new else { return Ok(change.clone()) };
-    let mut tuple = TupleBuilder::new(new.len());
+    let mut tuple = TupleBuilder::new();
     for (cell, value) in new.cells().enumerate() {
         let place = missing.iter().position(|&m| m == cell).filter(|_| value == Cell::Unchanged);
         match place {

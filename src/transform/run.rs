@@ -7,7 +7,8 @@ use tokio_postgres::{Client, RowStream};
 
 use super::query::Query;
 use crate::change::{Change, Tuple};
-use crate::postgres::array::ArrayText;
+use crate::postgres::array::Array;
+use crate::postgres::binary::Element;
 use crate::postgres::text_rows::text_tuple;
 
 /// The rows of one run, in the order of its changes.
@@ -20,14 +21,12 @@ pub struct ResultRows {
 pub async fn run<'a>(
     client: &Client,
     query: &Query,
-    changes: impl Iterator<Item = &'a Change>,
+    changes: impl Iterator<Item = &'a Change> + Clone,
 ) -> Result<ResultRows, tokio_postgres::Error> {
-    let mut arrays = vec![ArrayText::default(); query.params.len()];
-    for change in changes {
-        for (param, array) in query.params.iter().zip(&mut arrays) {
-            array.push(param.cell(change).text());
-        }
-    }
+    let arrays = query.params.iter().zip(query.statement.params()).map(|(param, declared)| {
+        Array::new(Element::of_param(declared), changes.clone().map(|change| param.cell(change).text()))
+    });
+    let arrays: Vec<Array> = arrays.collect();
     let rows = client.query_raw(&query.statement, arrays).await?;
     Ok(ResultRows { rows: Box::pin(rows) })
 }

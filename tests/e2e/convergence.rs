@@ -206,6 +206,31 @@ fn a_key_that_transform_sql_computes_from_sent_columns_needs_no_delete_sql() {
 }
 
 #[test]
+fn lines_that_move_between_very_many_groups_keep_what_only_the_output_knows() {
+    let s = Scenario::new()
+        .on_source("CREATE TABLE g (id int PRIMARY KEY, lines int[])")
+        .on_output("CREATE TABLE lines (line int PRIMARY KEY, g_id int, what text DEFAULT 'new')")
+        .pipeline(
+            "lines",
+            &config("g", "lines", &["key: [line]", "replace: [g_id]"]),
+            &[
+                ("transform.sql", "SELECT l AS line, {{ row.id }} AS g_id FROM unnest({{ row.lines }}) AS l"),
+                ("delete.sql", "SELECT {{ old.id }} AS g_id"),
+            ],
+        );
+    // More groups than one statement is given, and the lines move that far.
+    s.source.execute(
+        "INSERT INTO g SELECT i, CASE WHEN i > 11000 THEN ARRAY[i, 100000 + i] ELSE ARRAY[i] END FROM generate_series(1, 30000) i",
+    );
+    s.once();
+    s.output.execute("UPDATE lines SET what = 'mine'");
+    s.source
+        .execute("UPDATE g SET lines = CASE WHEN id <= 19000 THEN ARRAY[id, 111000 + id] ELSE ARRAY[id] END");
+    s.once();
+    s.assert_same("SELECT l, id, 'mine' FROM g, unnest(lines) l", "SELECT line, g_id, what FROM lines");
+}
+
+#[test]
 fn random_changes_of_a_copy_a_filter_and_a_fan_out_converge() {
     let mut random = Random::seeded(7);
     let s = Scenario::new()

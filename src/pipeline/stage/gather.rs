@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use smallvec::smallvec;
+
 use crate::change::Lsn;
 use crate::pipeline::definition::Definition;
 use crate::pipeline::effect::Outgoing;
@@ -73,7 +75,7 @@ impl Gather {
         let effect = match outgoing {
             Outgoing::Effect(effect) => effect,
             Outgoing::Rekey(old, row) => {
-                Effect { removals: vec![(By::Replace, old, Vec::new())], puts: vec![(Put::Upsert, row)] }
+                Effect { removals: vec![(By::Replace, old, Vec::new())], puts: smallvec![(Put::Upsert, row)] }
             }
         };
         let Some(wording) = wording else { return Ok(()) };

@@ -43,6 +43,12 @@ impl Stage {
     /// A change from before the table got columns, or got them with another type: their values weren't sent, or not as
     /// they are now, and are read where they are needed.
     pub(super) async fn widen(&mut self, change: Arc<Change>) -> Checked<Arc<Change>> {
+        let is_whole = |known: &Widened| {
+            Arc::ptr_eq(&known.sent, &change.relation) && Arc::ptr_eq(&known.wide, &known.sent)
+        };
+        if self.widened.iter().any(is_whole) {
+            return Ok(change);
+        }
         let Widened { wide, retyped, .. } = self.widened(&change.relation).await?;
         if Arc::ptr_eq(&wide, &change.relation) {
             return Ok(change);

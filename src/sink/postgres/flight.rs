@@ -15,12 +15,14 @@ use super::statement::Shape;
 use super::writer::Writer;
 use super::{checkpoint, lines, rows};
 use crate::change::Tuple;
-use crate::postgres::array::ArrayText;
+use crate::postgres::array::Array;
+use crate::postgres::binary::{Binary, Element};
 use crate::sink::{By, Key, Layout, Put, Row, SinkError, Write};
 
 /// From so many rows on, COPY is worth its second round trip.
 const COPY_ROWS_MIN: usize = 50;
-/// What one statement is given at most: a server keeps it, and sorts it, within `work_mem` (4 MB), or goes by way of its disk.
+/// What one statement is given at most, in rows and in bytes as a tuple counts them: a server keeps it, and sorts it, within
+/// `work_mem` (4 MB), or goes by way of its disk.
 const STATEMENT_ROWS_MAX: usize = 10_000;
 const STATEMENT_BYTES_MAX: usize = 1 << 20;
 
@@ -32,15 +34,18 @@ struct Ready<'a> {
 
 enum Send<'a> {
     Text(String),
-    Execute(Statement, Vec<ArrayText>),
+    Execute(Statement, Vec<Array>),
     Copy(Statement, Copied<'a>),
+    Compare(Statement, Vec<String>),
 }
 
 /// A write as a statement and its values, before it is prepared.
 enum Draft<'a> {
     Text(String, &'static str),
-    Execute(Shape, Vec<ArrayText>, &'static str),
+    Execute(Shape, Vec<Array>, &'static str),
     Copy(Shape, Copied<'a>),
+    /// Sees that these columns have the types still that the rows before were encoded for.
+    Compare(Vec<String>),
 }
 
 /// Rows for a COPY.
@@ -96,7 +101,7 @@ impl Writer {
     /// repair, which leaves the checkpoint where it is: what comes after that is the batch that would have come next.)
     pub(super) async fn fly_whole(&mut self, write: &Write, step: &Step<'_>) -> Result<bool, SinkError> {
         // As with COPY: where there are rules, this can't be said at all.
-        if !self.table().table.takes_copy || !fits_one_statement(write) {
+        if !self.table().table.takes_copy || self.is_copied(write) || !self.fits_one_statement(write) {
             return Ok(false);
         }
         let mut drafts = self.drafts(write);
@@ -131,6 +136,18 @@ impl Writer {
                 (Ok(copy), Copied::Lines(rows, cells)) => lines::send(Box::pin(copy), rows, cells).await,
                 (Err(error), _) => Err(error),
             },
+            Send::Compare(statement, columns) => {
+                let target = self.table();
+                let failed = SinkError::at(ready.what.as_str());
+                let now = client.query(statement, &[&target.table.sql()]).await.map_err(failed)?;
+                let now = now.iter().filter_map(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?)));
+                return match target.altered(columns, &now.collect()) {
+                    Some(column) => {
+                        Err(SinkError::Altered { table: target.table.sql(), column: column.clone() })
+                    }
+                    None => Ok(()),
+                };
+            }
         };
         done.map_err(SinkError::at(ready.what.as_str()))
     }
@@ -149,6 +166,11 @@ impl Writer {
                 let statement = self.prepare(shape, &what).await?;
                 statement.map(|statement| Ready { what, send: Send::Copy(statement, rows) })
             }
+            Draft::Compare(columns) => {
+                let what = self.what("looking at the columns of");
+                let statement = self.prepare(Shape::Types, &what).await?;
+                statement.map(|statement| Ready { what, send: Send::Compare(statement, columns) })
+            }
         })
     }
 
@@ -158,29 +180,25 @@ impl Writer {
                 vec![Draft::Text(format!("TRUNCATE {}", self.table().table.sql()), "truncating")]
             }
             Write::Delete { by, keys } => {
-                split(keys, removal_size).into_iter().map(|keys| self.delete(*by, keys)).collect()
+                self.removals(keys).into_iter().map(|keys| self.delete(*by, keys)).collect()
             }
             Write::Put { put, layout, omitted, rows } => self.put(*put, layout, omitted, rows),
             Write::Rekey { old, row } => rekey(old, row),
         }
     }
 
-    fn delete<'a>(&self, by: By, keys: &[(Key, Vec<Key>)]) -> Draft<'a> {
-        let keeps = keys.iter().any(|(_, keep)| !keep.is_empty());
+    fn delete<'a>(&self, by: By, keys: &[Removal]) -> Draft<'a> {
         let target = self.table();
-        let mut arrays = vec![ArrayText::default(); target.columns_of(by).len()];
-        let mut places = ArrayText::default();
-        let mut kept = vec![ArrayText::default(); if keeps { target.key.len() } else { 0 }];
-        for (place, (key, keep)) in keys.iter().enumerate() {
-            key.values().zip(&mut arrays).for_each(|(value, array)| array.push(Some(value)));
-            for key in keep.iter().filter(|_| keeps) {
-                places.push(Some((place + 1).to_string().as_bytes()));
-                key.values().zip(&mut kept).for_each(|(value, array)| array.push(Some(value)));
-            }
-        }
+        let mut arrays = columns_of(keys.iter().map(|(key, _)| key), &target.elements(target.columns_of(by)));
+        let keeps = keys.iter().any(|(_, keep)| !keep.is_empty());
         if keeps {
-            arrays.push(places);
-            arrays.append(&mut kept);
+            let kept = || {
+                keys.iter().enumerate().flat_map(|(at, (_, keep))| keep.iter().map(move |key| (at + 1, key)))
+            };
+            let places: Vec<String> = kept().map(|(place, _)| place.to_string()).collect();
+            let element = Element { form: Binary::Int8, oid: 20 };
+            arrays.push(Array::new(Some(element), places.iter().map(|place| Some(place.as_bytes()))));
+            arrays.extend(columns_of(kept().map(|(_, key)| key), &target.elements(&target.key)));
         }
         Draft::Execute(Shape::Delete { by, keeps }, arrays, "deleting from")
     }
@@ -188,23 +206,57 @@ impl Writer {
     fn put<'a>(&self, put: Put, layout: &Layout, omitted: &[usize], rows: &'a [Tuple]) -> Vec<Draft<'a>> {
         let put = if omitted.is_empty() { put } else { Put::Update };
         let (columns, cells) = given(layout, omitted);
-        let is_new = matches!(put, Put::UpsertNew | Put::Insert);
-        if self.may_copy() && is_new && rows.len() >= COPY_ROWS_MIN {
+        if self.takes_copy(put, rows) {
             let encoded = rows::encode(rows, &cells, &self.table().binary(&columns));
-            let shape = Shape::Copy { columns, is_binary: encoded.is_some() };
-            return vec![Draft::Copy(shape, encoded.map_or(Copied::Lines(rows, cells), Copied::Binary))];
+            let shape = Shape::Copy { columns: columns.clone(), is_binary: encoded.is_some() };
+            return match encoded {
+                Some(parts) => vec![Draft::Copy(shape, Copied::Binary(parts)), Draft::Compare(columns)],
+                None => vec![Draft::Copy(shape, Copied::Lines(rows, cells))],
+            };
         }
         let put = if put == Put::UpsertNew { Put::Upsert } else { put };
+        let elements = self.table().elements(&columns);
         let statement = |rows: &[Tuple]| {
-            let mut arrays = vec![ArrayText::default(); columns.len()];
-            for tuple in rows {
-                cells.iter().zip(&mut arrays).for_each(|(&cell, array)| array.push(tuple.cell(cell).text()));
-            }
+            let cells = cells.iter().zip(&elements);
+            let column = |(&cell, element): (&usize, &Option<Element>)| {
+                Array::new(*element, rows.iter().map(|tuple| tuple.cell(cell).text()))
+            };
+            let arrays = cells.map(column).collect();
             Draft::Execute(Shape::Put { put, columns: columns.clone() }, arrays, "writing to")
         };
-        split(rows, Tuple::size).into_iter().map(statement).collect()
+        self.parts(rows).into_iter().map(statement).collect()
+    }
+
+    fn takes_copy(&self, put: Put, rows: &[Tuple]) -> bool {
+        self.may_copy() && matches!(put, Put::UpsertNew | Put::Insert) && rows.len() >= COPY_ROWS_MIN
+    }
+
+    fn is_copied(&self, write: &Write) -> bool {
+        matches!(write, Write::Put { put, omitted, rows, .. } if omitted.is_empty() && self.takes_copy(*put, rows))
+    }
+
+    /// Rows for a statement each.
+    fn parts<'a>(&self, rows: &'a [Tuple]) -> Vec<&'a [Tuple]> {
+        if self.table().may_split() { split(rows, Tuple::size) } else { vec![rows] }
+    }
+
+    /// Removals for a statement each. One that keeps rows keeps them from those after it as well, so these stay together.
+    fn removals<'a>(&self, keys: &'a [Removal]) -> Vec<&'a [Removal]> {
+        let keeps = keys.iter().any(|(_, keep)| !keep.is_empty());
+        if self.table().may_split() && !keeps { split(keys, |(key, _)| key.size()) } else { vec![keys] }
+    }
+
+    fn fits_one_statement(&self, write: &Write) -> bool {
+        match write {
+            Write::Delete { keys, .. } => self.removals(keys).len() == 1,
+            Write::Put { rows, .. } => self.parts(rows).len() == 1,
+            Write::Truncate | Write::Rekey { .. } => false,
+        }
     }
 }
+
+/// A key whose rows go, and the keys of those that stay.
+type Removal = (Key, Vec<Key>);
 
 /// Rows in parts that a statement may be given, in order.
 fn split<T>(mut rows: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
@@ -222,38 +274,27 @@ fn split<T>(mut rows: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
     parts
 }
 
-fn removal_size((key, keep): &(Key, Vec<Key>)) -> usize {
-    key.size() + keep.iter().map(Key::size).sum::<usize>()
-}
-
-fn fits_one_statement(write: &Write) -> bool {
-    match write {
-        Write::Delete { keys, .. } => split(keys, removal_size).len() == 1,
-        Write::Put { rows, .. } => split(rows, Tuple::size).len() == 1,
-        Write::Truncate | Write::Rekey { .. } => false,
-    }
-}
-
 fn rekey<'a>(old: &Key, row: &Row) -> Vec<Draft<'a>> {
-    let single = |values: &mut dyn Iterator<Item = Option<&[u8]>>| -> Vec<ArrayText> {
-        let array = |value| {
-            let mut array = ArrayText::default();
-            array.push(value);
-            array
-        };
-        values.map(array).collect()
-    };
+    fn single(value: Option<&[u8]>) -> Array {
+        Array::new(None, std::iter::once(value))
+    }
     let what = "moving a row's key in";
     let mut drafts = Vec::new();
     if let Some(new) = row.key() {
-        let keys = single(&mut new.values().chain(old.values()).map(Some));
+        let keys = new.values().chain(old.values()).map(|value| single(Some(value))).collect();
         drafts.push(Draft::Execute(Shape::MakeRoom, keys, what));
     }
     let (columns, cells) = given(&row.layout, &row.omitted());
     let values = cells.iter().map(|&cell| row.tuple.cell(cell).text());
-    let arrays = single(&mut values.chain(old.values().map(Some)));
+    let arrays = values.chain(old.values().map(Some)).map(single).collect();
     drafts.push(Draft::Execute(Shape::Rekey { columns }, arrays, what));
     drafts
+}
+
+/// Keys as an array for each of their columns.
+fn columns_of<'a>(keys: impl Iterator<Item = &'a Key> + Clone, elements: &[Option<Element>]) -> Vec<Array> {
+    let columns = elements.iter().enumerate();
+    columns.map(|(at, element)| Array::new(*element, keys.clone().map(|key| key.values().nth(at)))).collect()
 }
 
 /// Columns that a row gives, and their cells.

@@ -1,8 +1,10 @@
-//! The statements that write rows: arrays in, one statement for any number of rows. Pure text.
+//! The statements that write rows: arrays in, one statement for many rows. Pure text.
+
+use std::collections::HashMap;
 
 use super::checkpoint::advance_sql;
-use crate::postgres::binary::Binary;
-use crate::postgres::catalog::{Generation, Table, TableColumn};
+use crate::postgres::binary::{Binary, Element};
+use crate::postgres::catalog::{Generation, Table, TableColumn, UniqueIndex};
 use crate::postgres::ident::{quote_ident, quote_idents};
 use crate::sink::{By, Put};
 
@@ -33,6 +35,9 @@ pub enum Shape {
     /// The other, a `Delete` or `Put`, in one statement with the move of the checkpoint, whose values follow as parameters: if
     /// that isn't moved, nothing is written. Answers with one row if it is. A transaction of its own, which doesn't wait for the disk.
     Whole(Box<Shape>),
+    /// What types the table's columns have, by name. Asked after a COPY in binary form, whose lock keeps them as they are: the
+    /// bytes don't say of which type they are.
+    Types,
     /// Makes room for a row whose key moves: deletes by the new key, but for the row under the old one.
     MakeRoom,
     /// A row whose key moves: these columns, then the key as it was.
@@ -41,6 +46,9 @@ pub enum Shape {
         columns: Vec<String>,
     },
 }
+
+const TYPES: &str = "SELECT a.attname::text, a.atttypid FROM pg_catalog.pg_attribute AS a \
+     WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// The output table, and what identifies its rows.
 #[derive(Debug, Clone)]
@@ -63,6 +71,7 @@ impl Target {
             Shape::Put { put: Put::Update, columns } => self.update(columns, false),
             Shape::Copy { columns, is_binary } => Some(self.copy(columns, *is_binary)),
             Shape::Whole(part) => self.whole(part),
+            Shape::Types => Some(TYPES.to_owned()),
             Shape::MakeRoom => Some(self.make_room()),
             Shape::Rekey { columns } => self.update(columns, true),
         }
@@ -105,6 +114,26 @@ impl Target {
     /// The binary forms of these columns' types, as far as they are known.
     pub fn binary(&self, columns: &[String]) -> Vec<Option<Binary>> {
         columns.iter().map(|name| Binary::of(&self.column(name).type_name)).collect()
+    }
+
+    /// The first of these columns that isn't of the type any more that it was of.
+    pub fn altered<'a>(&self, columns: &'a [String], now: &HashMap<String, u32>) -> Option<&'a String> {
+        columns.iter().find(|name| now.get(*name) != Some(&self.column(name).type_name.oid))
+    }
+
+    /// Whether some rows in one statement and the rest in the next come to the same as all in one. Not where something is looked at
+    /// once per statement: foreign keys to the table itself, constraints that can be deferred, triggers.
+    pub fn may_split(&self) -> bool {
+        let is_key = |columns: &[String]| {
+            columns.len() == self.key.len() && self.key.iter().all(|k| columns.contains(k))
+        };
+        let is_plain = |index: &UniqueIndex| index.is_arbiter && is_key(&index.columns);
+        !self.table.is_order_sensitive && self.table.unique.iter().all(is_plain)
+    }
+
+    /// What the arrays hold that take these columns' values.
+    pub fn elements(&self, columns: &[String]) -> Vec<Option<Element>> {
+        columns.iter().map(|name| Element::of(&self.column(name).type_name)).collect()
     }
 
     fn column(&self, name: &str) -> &TableColumn {
@@ -212,16 +241,6 @@ impl Target {
 
     fn delete(&self, by: By, keeps: bool) -> String {
         let columns = self.columns_of(by);
-        // Of one column the server looks each up in the index; for a join it may read the whole table instead.
-        if let ([name], false) = (columns, keeps)
-            && let Some(array) = &self.column(name).type_name.array_sql
-        {
-            return format!(
-                "DELETE FROM {} AS o WHERE o.{} = ANY ($1::{array})",
-                self.table.sql(),
-                quote_ident(name)
-            );
-        }
         let (rows, values) = self.rows(columns, 1, "r");
         let mut sql =
             format!("DELETE FROM {} AS o USING {rows} WHERE {}", self.table.sql(), matches(columns, &values));
@@ -369,7 +388,8 @@ mod tests {
             (
                 Shape::Delete { by: By::Key, keeps: false },
                 1,
-                "DELETE FROM public.t AS o WHERE o.id = ANY ($1::pg_catalog._int4) AND EXISTS (SELECT FROM moved)"
+                "DELETE FROM public.t AS o USING unnest($1::pg_catalog._int4) WITH ORDINALITY AS r(c0, n) \
+                 WHERE o.id = r.c0 AND EXISTS (SELECT FROM moved)"
                     .to_owned(),
             ),
         ];

@@ -335,12 +335,7 @@ fn old_tuple(c: &mut Cursor<'_>, marker: u8, field: &'static str) -> Result<OldT
 
 fn decode_tuple(c: &mut Cursor<'_>) -> Result<Tuple, DecodeError> {
     let count = c.count("tuple column count")?;
-    // Looked through first: memory that is taken as it is needed costs less than what is given back.
-    let (mut ahead, mut bytes) = (*c, 0);
-    for _ in 0..count {
-        bytes += decode_cell(&mut ahead)?.text().map_or(0, <[u8]>::len);
-    }
-    let mut tuple = TupleBuilder::with_room(count, bytes);
+    let mut tuple = TupleBuilder::new();
     for _ in 0..count {
         tuple.push(decode_cell(c)?);
     }
