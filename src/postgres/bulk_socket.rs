@@ -215,7 +215,7 @@ mod tests {
                 theirs.write_all(&number.to_be_bytes().repeat(20)).await.unwrap();
                 // One burst, then single ones.
                 if number > 19_900 {
-                    tokio::time::sleep(Duration::from_micros(100)).await;
+                    tokio::task::yield_now().await;
                 }
             }
             let mut answer = [0; 5];
@@ -258,7 +258,7 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(5);
             while !is_watched(&mut socket).await {
                 assert!(Instant::now() < deadline, "it goes on looking by itself");
-                tokio::time::sleep(Duration::from_micros(300)).await;
+                tokio::task::yield_now().await;
             }
             assert!(is_watched(&mut socket).await && is_watched(&mut socket).await);
         }
