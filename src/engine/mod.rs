@@ -56,6 +56,7 @@ use crate::pipeline::state::{Phase, State};
 use crate::pipeline::task::{Attach, LostTables, Task};
 use crate::postgres::catalog::fetch_durable_lsn;
 
+use crate::pipeline::queue::Room;
 use aside::Aside;
 use budget::Budget;
 use error::EngineError;
@@ -68,9 +69,6 @@ use route::{Reader, Router};
 use source::{SourceError, SourceTask};
 use watch::{WatchedPipeline, WatchedSource, look};
 
-/// Bytes that all queues together may hold.
-const QUEUES_BYTES: usize = 10 << 20;
-const QUEUE_BYTES_MIN: usize = 512 * 1024;
 /// How long pipelines may take to finish their batch when the process is to end.
 const GRACE: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -206,7 +204,7 @@ async fn start(
         failures: 0,
         is_fenced: false,
     };
-    let queue_bytes = (QUEUES_BYTES / count.max(1)).max(QUEUE_BYTES_MIN);
+    let room = Room::among(count);
     for (place, (source, guard)) in prepared.sources.into_iter().zip(guards).enumerate() {
         let health = Arc::new(SourceHealth::default());
         let (connection, slot) = (source.connection.clone(), source.slot_name.clone());
@@ -215,7 +213,7 @@ async fn start(
         let of_source = aside.iter().filter(|aside| aside.holds && aside.source == connection.name);
         let holding = of_source.map(|aside| aside.pipeline.clone()).collect();
         let ((lose, lost), renew) = (channel(LostTables::new()), Arc::<Notify>::default());
-        running.start_source(source, queue_bytes, lost, renew.clone(), stopping.clone()).await?;
+        running.start_source(source, &room, lost, renew.clone(), stopping.clone()).await?;
         let of_source = running.pipelines.iter().filter(|pipeline| pipeline.source == place);
         let members = of_source.map(|pipeline| pipeline.member.clone()).collect();
         let budget = Budget::new(connection.name, slot, connection.wal_budget, members, holding);
@@ -229,7 +227,7 @@ impl Running<'_> {
     async fn start_source(
         &mut self,
         source: PreparedSource,
-        queue_bytes: usize,
+        room: &Room,
         lost: Receiver<LostTables>,
         renew: Arc<Notify>,
         stopping: Receiver<bool>,
@@ -274,7 +272,7 @@ impl Running<'_> {
                 floor,
                 beat: self.pulses.beat(),
                 attach: attach.clone(),
-                queue_bytes,
+                room: room.clone(),
                 state,
                 slow_query: self.options.slow_query,
                 is_once: self.options.until == Until::CaughtUp,

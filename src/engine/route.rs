@@ -244,7 +244,7 @@ mod tests {
     use super::*;
     use crate::change::{Cell, Column, Operation, ReplicaIdentity};
     use crate::checkpoint::Progress;
-    use crate::pipeline::queue::{QueueReceiver, queue};
+    use crate::pipeline::queue::{QueueReceiver, Room};
 
     fn relation(oid: u32, table: &str) -> Arc<Relation> {
         let columns = vec![Column {
@@ -281,7 +281,7 @@ mod tests {
         });
         let mut router = Router::new(readers.collect());
         let receivers = from.iter().enumerate().map(|(pipeline, lsn)| {
-            let (queue, receiver) = queue(1 << 20);
+            let (queue, receiver) = Room::among(1).queue();
             router.attach(Attach { pipeline, from: Lsn(*lsn), queue });
             receiver
         });
@@ -319,7 +319,7 @@ mod tests {
         router.route(begin(10)).await;
         router.route(commit(20)).await;
         let attach = |from| {
-            let (queue, receiver) = queue(1 << 20);
+            let (queue, receiver) = Room::among(1).queue();
             std::mem::forget(receiver);
             Attach { pipeline: 0, from: Lsn(from), queue }
         };
@@ -333,7 +333,7 @@ mod tests {
         let (mut router, _receivers, _) = router(&[10]);
         router.restart();
         router.reached(Lsn(40));
-        let (queue, _receiver) = queue(1 << 20);
+        let (queue, _receiver) = Room::among(1).queue();
         assert!(router.attach(Attach { pipeline: 0, from: Lsn(20), queue }));
         assert_eq!(router.restart(), Some(Lsn(20)));
         for (at, is_going_back) in [(30, true), (39, true), (40, false)] {

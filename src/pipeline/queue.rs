@@ -1,4 +1,5 @@
-//! What a source hands to a pipeline, and the queue between them: bounded in bytes, closed by whichever side goes.
+//! What a source hands to a pipeline, and the queue between them: bounded in bytes, closed by whichever side goes. Half of the bytes are
+//! every pipeline's own, so that none waits for another; the rest is for those that are busy.
 
 use std::sync::Arc;
 
@@ -68,19 +69,56 @@ impl Piece {
     }
 }
 
+/// Bytes that the queues of a process may hold together, but for what each needs at least.
+const BYTES_MAX: usize = 10 << 20;
+const OWN_BYTES_MIN: usize = 512 * 1024;
+const BATCH_BYTES_MAX: usize = 5 << 19;
+
+/// What may wait for a pipeline, and how much it takes at once.
+#[derive(Debug, Clone)]
+pub struct Room {
+    own_bytes: usize,
+    shared: Arc<Semaphore>,
+    /// Bytes of a batch.
+    pub batch_bytes: usize,
+}
+
+impl Room {
+    /// One for each of so many pipelines.
+    pub fn among(pipelines: usize) -> Room {
+        let pipelines = pipelines.max(1);
+        Room {
+            own_bytes: (BYTES_MAX / 2 / pipelines).max(OWN_BYTES_MIN),
+            shared: Arc::new(Semaphore::new(BYTES_MAX / 2)),
+            // What a batch becomes stays with its pipeline until it is written. All of them are rarely busy, so batches needn't
+            // become small as quickly as pipelines become many.
+            batch_bytes: (BYTES_MAX / 2 / pipelines.isqrt()).min(BATCH_BYTES_MAX),
+        }
+    }
+
+    /// A queue that holds as much, but always at least one piece.
+    pub fn queue(&self) -> (QueueSender, QueueReceiver) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let own = Arc::new(Semaphore::new(self.own_bytes));
+        let receiver = QueueReceiver { receiver, own: own.clone(), pending: None };
+        (QueueSender { sender, own, own_bytes: self.own_bytes, shared: self.shared.clone() }, receiver)
+    }
+}
+
 /// The source's end.
 #[derive(Debug, Clone)]
 pub struct QueueSender {
     sender: mpsc::UnboundedSender<Piece>,
-    budget: Arc<Semaphore>,
-    bytes_max: usize,
+    own: Arc<Semaphore>,
+    own_bytes: usize,
+    shared: Arc<Semaphore>,
 }
 
 /// The pipeline's end. Dropping it tells the source that the pipeline has left the stream.
 #[derive(Debug)]
 pub struct QueueReceiver {
     receiver: mpsc::UnboundedReceiver<Piece>,
-    budget: Arc<Semaphore>,
+    own: Arc<Semaphore>,
     pending: Option<Piece>,
 }
 
@@ -88,20 +126,23 @@ pub struct QueueReceiver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed;
 
-/// A queue that holds up to `bytes_max` bytes, but always at least one piece.
-pub fn queue(bytes_max: usize) -> (QueueSender, QueueReceiver) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let budget = Arc::new(Semaphore::new(bytes_max));
-    let receiver = QueueReceiver { receiver, budget: budget.clone(), pending: None };
-    (QueueSender { sender, budget, bytes_max }, receiver)
-}
-
 impl QueueSender {
     /// Waits until there is room, and puts the piece in.
     pub async fn send(&self, mut piece: Piece) -> Result<(), Closed> {
-        let bytes = piece.size().min(self.bytes_max) as u32;
-        piece.permit = Some(self.budget.clone().acquire_many_owned(bytes).await.map_err(|_| Closed)?);
+        piece.permit = Some(self.room(piece.size().min(self.own_bytes) as u32).await?);
         self.sender.send(piece).map_err(|_| Closed)
+    }
+
+    async fn room(&self, bytes: u32) -> Result<OwnedSemaphorePermit, Closed> {
+        if let Ok(permit) = self.own.clone().try_acquire_many_owned(bytes) {
+            return Ok(permit);
+        }
+        if !self.own.is_closed()
+            && let Ok(permit) = self.shared.clone().try_acquire_many_owned(bytes)
+        {
+            return Ok(permit);
+        }
+        self.own.clone().acquire_many_owned(bytes).await.map_err(|_| Closed)
     }
 
     /// Whether the pipeline has left.
@@ -136,7 +177,7 @@ impl QueueReceiver {
 impl Drop for QueueReceiver {
     fn drop(&mut self) {
         // Wakes a source that waits for room.
-        self.budget.close();
+        self.own.close();
     }
 }
 
@@ -150,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_is_what_has_gathered_up_to_its_bound() {
-        let (sender, mut receiver) = queue(1 << 20);
+        let (sender, mut receiver) = Room::among(1).queue();
         for lsn in 1..=5 {
             sender.send(piece(lsn)).await.unwrap();
         }
@@ -166,8 +207,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_holds_the_source_back_until_the_pipeline_takes_or_leaves() {
-        let (sender, receiver) = queue(1);
+        let room = Room { own_bytes: 1, shared: Arc::new(Semaphore::new(1)), batch_bytes: 1 };
+        let (sender, receiver) = room.queue();
+        let (other, _receiver) = room.queue();
         sender.send(piece(1)).await.unwrap();
+        sender.send(piece(1)).await.unwrap();
+        // What is shared is full as well, and yet the other pipeline has its own.
+        other.send(piece(1)).await.unwrap();
         let waiting = tokio::spawn({
             let sender = sender.clone();
             async move { sender.send(piece(2)).await }

@@ -25,7 +25,7 @@ use super::delivery::{Delivery, FLUSH_INTERVAL};
 use super::error::{PipelineError, Place, Stopped, name_back};
 use super::intake::{Care, Intake, Position};
 use super::isolation::{Isolation, Skip};
-use super::queue::{QueueReceiver, QueueSender, queue};
+use super::queue::{QueueReceiver, QueueSender, Room};
 use super::reading::connect_source;
 use super::repair;
 use super::stage::Stage;
@@ -78,8 +78,8 @@ pub struct Task {
     pub beat: Beat,
     /// How to join the stream.
     pub attach: mpsc::Sender<Attach>,
-    /// Bytes that may wait for it, and that it takes at once.
-    pub queue_bytes: usize,
+    /// What may wait for it, and how much it takes at once.
+    pub room: Room,
     /// What others may see.
     pub state: Arc<State>,
     /// How long a statement of the user's may take before it is told of.
@@ -221,7 +221,7 @@ impl Task {
         }
         self.floor.raise(loaded);
         self.state.begin_at(loaded);
-        let (sender, receiver) = queue(self.queue_bytes);
+        let (sender, receiver) = self.room.queue();
         let attach = Attach { pipeline: self.place, from: loaded, queue: sender };
         if self.attach.send(attach).await.is_err() {
             return Ok(());
@@ -345,7 +345,7 @@ impl Task {
         let care = Care {
             through: memory.careful_through,
             isolation: Isolation { on_error, skip: skip.as_ref().map(|(_, skip)| skip.clone()) },
-            batch_bytes: (self.queue_bytes / 4).max(64 * 1024),
+            batch_bytes: self.room.batch_bytes,
         };
         let (definition, floor, state) = (&*self.definition, &self.floor, &*self.state);
         let intake = Intake::new(stage, position, care, self.state.clone());
