@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use lsn::{Lsn, ParseLsnError};
 pub use relation::{Column, Relation, ReplicaIdentity};
-pub use tuple::{Cell, Tuple, TupleBuilder};
+pub use tuple::{Cell, Cells, Tuple};
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

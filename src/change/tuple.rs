@@ -1,9 +1,11 @@
 //! A row's values as they came over the wire. A cell that an update left out because its TOASTed value
 //! did not change is a kind of its own here, so that nothing can take it for NULL.
 
-use std::cell::Cell as Kept;
 use std::fmt;
+use std::iter::repeat_n;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 /// One value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,62 +102,39 @@ fn number(bytes: &[u8], place: usize) -> u32 {
     u32::from_ne_bytes(*four)
 }
 
-/// Puts a tuple together; texts are copied in, so that a tuple pins no read buffer and its size is
-/// what it says.
-#[derive(Debug, Default)]
-pub struct TupleBuilder {
-    texts: Vec<u8>,
-    slots: Vec<Slot>,
-}
-
-/// More than this isn't kept for the next tuple.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
-
-thread_local! {
-    /// What the last builder of the thread has left.
-    static KEPT: Kept<TupleBuilder> = Kept::default();
-}
-
-impl TupleBuilder {
-    /// An empty tuple that will own its values.
-    pub fn new() -> Self {
-        KEPT.take()
-    }
-
-    /// Appends a cell, copying its text. The texts of one tuple come to less than 4 GiB together: a
-    /// Postgres message is shorter than that.
-    pub fn push(&mut self, cell: Cell<'_>) {
-        self.slots.push(match cell {
-            Cell::Null => [NULL; 2],
-            Cell::Unchanged => [UNCHANGED; 2],
-            Cell::Text(text) => {
-                let start = self.texts.len() as u32;
-                self.texts.extend_from_slice(text);
-                [start, self.texts.len() as u32]
-            }
-        });
-    }
-
-    /// The finished tuple.
-    pub fn build(mut self) -> Tuple {
-        let count = self.slots.len() as u32;
-        self.slots.iter().flatten().for_each(|number| self.texts.extend_from_slice(&number.to_ne_bytes()));
-        self.texts.extend_from_slice(&count.to_ne_bytes());
-        let tuple = Tuple(self.texts.as_slice().into());
-        if self.texts.capacity() <= KEPT_BYTES_MAX {
-            self.texts.clear();
-            self.slots.clear();
-            KEPT.set(self);
+impl Tuple {
+    /// The tuple of these. Texts are copied in, so that a tuple pins no read buffer and its size is what it says; together they come to
+    /// less than 4 GiB, since a Postgres message is shorter than that.
+    pub fn new(cells: &[Cell<'_>]) -> Self {
+        let texts: usize = cells.iter().filter_map(|cell| cell.text()).map(<[u8]>::len).sum();
+        let mut bytes: Arc<[u8]> = repeat_n(0, texts + cells.len() * SLOT_BYTES + COUNT_BYTES).collect();
+        let all = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+        let (body, slots) = all.split_at_mut(texts);
+        let mut end = 0;
+        for (slot, cell) in slots.chunks_exact_mut(SLOT_BYTES).zip(cells) {
+            let numbers: Slot = match cell {
+                Cell::Null => [NULL; 2],
+                Cell::Unchanged => [UNCHANGED; 2],
+                Cell::Text(text) => {
+                    let start = end;
+                    end += text.len();
+                    body[start..end].copy_from_slice(text);
+                    [start as u32, end as u32]
+                }
+            };
+            slot.copy_from_slice(numbers.map(u32::to_ne_bytes).as_flattened());
         }
-        tuple
+        all[texts + cells.len() * SLOT_BYTES..].copy_from_slice(&(cells.len() as u32).to_ne_bytes());
+        Tuple(bytes)
     }
 }
+
+/// Cells on their way into a tuple, mostly not so many that they need memory of their own.
+pub type Cells<'a> = SmallVec<[Cell<'a>; 24]>;
 
 impl<'a> FromIterator<Cell<'a>> for Tuple {
     fn from_iter<I: IntoIterator<Item = Cell<'a>>>(cells: I) -> Self {
-        let mut builder = TupleBuilder::new();
-        cells.into_iter().for_each(|cell| builder.push(cell));
-        builder.build()
+        Tuple::new(&cells.into_iter().collect::<Cells<'a>>())
     }
 }
 
@@ -175,18 +154,5 @@ mod tests {
         }
         let none: Tuple = std::iter::empty().collect();
         assert!(none.is_empty() && !none.has_unchanged() && none.cells().next().is_none());
-    }
-
-    #[test]
-    fn tuples_that_are_made_at_the_same_time_keep_apart() {
-        let long = [b'x'; KEPT_BYTES_MAX];
-        let mut outer = TupleBuilder::new();
-        outer.push(Cell::Text(b"outer"));
-        let inner: Tuple = [Cell::Text(&long), Cell::Null].into_iter().collect();
-        outer.push(Cell::Text(b"end"));
-        let outer = outer.build();
-        assert_eq!(outer.cells().collect::<Vec<_>>(), [Cell::Text(b"outer"), Cell::Text(b"end")]);
-        assert_eq!(inner.cells().collect::<Vec<_>>(), [Cell::Text(&long), Cell::Null]);
-        assert_eq!([Cell::Null].into_iter().collect::<Tuple>().len(), 1, "nothing is left of them");
     }
 }

@@ -221,6 +221,7 @@ impl PipelineError {
                 error @ (SinkError::Postgres { .. }
                 | SinkError::ClickHouse { .. }
                 | SinkError::Value { .. }
+                | SinkError::Altered { .. }
                 | SinkError::NullKey(..)),
             ) => !error.is_transient(),
             PipelineError::Truncated { .. }
@@ -236,7 +237,6 @@ impl PipelineError {
                 | SinkError::NotUndone
                 | SinkError::Ledger(_)
                 | SinkError::Unmoved { .. }
-                | SinkError::Altered { .. }
                 | SinkError::Fenced { .. },
             )
             | PipelineError::Attached { .. }

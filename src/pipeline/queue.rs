@@ -1,5 +1,5 @@
 //! What a source hands to a pipeline, and the queue between them: bounded in bytes, closed by whichever side goes. Half of the bytes are
-//! every pipeline's own, so that none waits for another; the rest is for those that are busy.
+//! every pipeline's own; the rest is for those that are busy.
 
 use std::sync::Arc;
 
@@ -78,6 +78,7 @@ const BATCH_BYTES_MAX: usize = 5 << 19;
 #[derive(Debug, Clone)]
 pub struct Room {
     own_bytes: usize,
+    shared_bytes: usize,
     shared: Arc<Semaphore>,
     /// Bytes of a batch.
     pub batch_bytes: usize,
@@ -87,9 +88,11 @@ impl Room {
     /// One for each of so many pipelines.
     pub fn among(pipelines: usize) -> Room {
         let pipelines = pipelines.max(1);
+        let shared_bytes = BYTES_MAX / 2;
         Room {
             own_bytes: (BYTES_MAX / 2 / pipelines).max(OWN_BYTES_MIN),
-            shared: Arc::new(Semaphore::new(BYTES_MAX / 2)),
+            shared_bytes,
+            shared: Arc::new(Semaphore::new(shared_bytes)),
             // What a batch becomes stays with its pipeline until it is written. All of them are rarely busy, so batches needn't
             // become small as quickly as pipelines become many.
             batch_bytes: (BYTES_MAX / 2 / pipelines.isqrt()).min(BATCH_BYTES_MAX),
@@ -101,7 +104,11 @@ impl Room {
         let (sender, receiver) = mpsc::unbounded_channel();
         let own = Arc::new(Semaphore::new(self.own_bytes));
         let receiver = QueueReceiver { receiver, own: own.clone(), pending: None };
-        (QueueSender { sender, own, own_bytes: self.own_bytes, shared: self.shared.clone() }, receiver)
+        let shared = self.shared.clone();
+        (
+            QueueSender { sender, own, own_bytes: self.own_bytes, shared_bytes: self.shared_bytes, shared },
+            receiver,
+        )
     }
 }
 
@@ -111,6 +118,7 @@ pub struct QueueSender {
     sender: mpsc::UnboundedSender<Piece>,
     own: Arc<Semaphore>,
     own_bytes: usize,
+    shared_bytes: usize,
     shared: Arc<Semaphore>,
 }
 
@@ -129,20 +137,23 @@ pub struct Closed;
 impl QueueSender {
     /// Waits until there is room, and puts the piece in.
     pub async fn send(&self, mut piece: Piece) -> Result<(), Closed> {
-        piece.permit = Some(self.room(piece.size().min(self.own_bytes) as u32).await?);
+        piece.permit = Some(self.room(piece.size()).await?);
         self.sender.send(piece).map_err(|_| Closed)
     }
 
-    async fn room(&self, bytes: u32) -> Result<OwnedSemaphorePermit, Closed> {
-        if let Ok(permit) = self.own.clone().try_acquire_many_owned(bytes) {
+    /// A piece that is larger than all there is takes all there is.
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Closed> {
+        let of_own = bytes.min(self.own_bytes) as u32;
+        if let Ok(permit) = self.own.clone().try_acquire_many_owned(of_own) {
             return Ok(permit);
         }
+        let of_shared = bytes.min(self.shared_bytes) as u32;
         if !self.own.is_closed()
-            && let Ok(permit) = self.shared.clone().try_acquire_many_owned(bytes)
+            && let Ok(permit) = self.shared.clone().try_acquire_many_owned(of_shared)
         {
             return Ok(permit);
         }
-        self.own.clone().acquire_many_owned(bytes).await.map_err(|_| Closed)
+        self.own.clone().acquire_many_owned(of_own).await.map_err(|_| Closed)
     }
 
     /// Whether the pipeline has left.
@@ -207,12 +218,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_holds_the_source_back_until_the_pipeline_takes_or_leaves() {
-        let room = Room { own_bytes: 1, shared: Arc::new(Semaphore::new(1)), batch_bytes: 1 };
+        let room =
+            Room { own_bytes: 1, shared_bytes: 2, shared: Arc::new(Semaphore::new(2)), batch_bytes: 1 };
         let (sender, receiver) = room.queue();
         let (other, _receiver) = room.queue();
         sender.send(piece(1)).await.unwrap();
         sender.send(piece(1)).await.unwrap();
-        // What is shared is full as well, and yet the other pipeline has its own.
+        // Each is larger than what is shared, so that is full as well, and yet the other pipeline has its own.
         other.send(piece(1)).await.unwrap();
         let waiting = tokio::spawn({
             let sender = sender.clone();

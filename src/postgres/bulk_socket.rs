@@ -116,8 +116,9 @@ impl AsyncRead for BulkSocket {
 impl AsyncWrite for BulkSocket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.blocked.is_none() {
+        while this.blocked.is_none() {
             match this.socket.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     this.blocked = Some(this.registered()?);
                 }

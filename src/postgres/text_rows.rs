@@ -7,7 +7,7 @@ use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, Row, RowStream};
 
 use super::array::ArrayText;
-use crate::change::{Cell, Tuple, TupleBuilder};
+use crate::change::{Cell, Cells, Tuple};
 
 /// An answer that is being read.
 pub struct TextRows {
@@ -32,12 +32,11 @@ impl TextRows {
 
 /// The columns of a row from that one on, all of them texts.
 pub fn text_tuple(row: &Row, from: usize) -> Result<Tuple, tokio_postgres::Error> {
-    let mut tuple = TupleBuilder::new();
-    for column in from..row.len() {
+    let cells = (from..row.len()).map(|column| {
         let value: Option<Raw<'_>> = row.try_get(column)?;
-        tuple.push(value.map_or(Cell::Null, |raw| Cell::Text(raw.0)));
-    }
-    Ok(tuple.build())
+        Ok(value.map_or(Cell::Null, |raw| Cell::Text(raw.0)))
+    });
+    Ok(Tuple::new(&cells.collect::<Result<Cells<'_>, _>>()?))
 }
 
 /// A value as its type's output function writes it.

@@ -68,7 +68,7 @@ pub enum SinkError {
         expected: Lsn,
     },
     /// The output table isn't what it was when it was looked at, so rows in binary form may have been taken for others: they are
-    /// undone. Who looks again knows what it is.
+    /// undone. By statements, which name their types, they aren't.
     #[error("{table} has been altered since it was looked at: column {column}")]
     Altered {
         /// The table.
@@ -117,11 +117,14 @@ impl SinkError {
             SinkError::ClickHouse { source, .. } if source.is_transient() => Code::TryAgain,
             SinkError::ClickHouse { source, .. } if source.is_about_values() => Code::ValueUnfit,
             SinkError::ClickHouse { what, .. } if what.ends_with(".sql") => Code::LoadRefused,
-            SinkError::ClickHouse { .. } | SinkError::NotUndone | SinkError::Ledger(_) => Code::OutputRefused,
+            SinkError::ClickHouse { .. }
+            | SinkError::NotUndone
+            | SinkError::Altered { .. }
+            | SinkError::Ledger(_) => Code::OutputRefused,
             SinkError::Value { .. } => Code::ValueUnfit,
             SinkError::Ahead { .. } => Code::RowsAhead,
             SinkError::NullKey(..) => Code::NullKey,
-            SinkError::Unmoved { .. } | SinkError::Altered { .. } => Code::TryAgain,
+            SinkError::Unmoved { .. } => Code::TryAgain,
             SinkError::Fenced { .. } => Code::Fenced,
         }
     }
@@ -130,11 +133,12 @@ impl SinkError {
     pub fn is_transient(&self) -> bool {
         match self {
             SinkError::Connect(error) => error.is_transient(),
-            SinkError::Unmoved { .. } | SinkError::Altered { .. } => true,
+            SinkError::Unmoved { .. } => true,
             SinkError::Postgres { source, .. } => error::is_transient(source),
             SinkError::ClickHouse { source, .. } => source.is_transient(),
             SinkError::Value { .. }
             | SinkError::Ahead { .. }
+            | SinkError::Altered { .. }
             | SinkError::NotUndone
             | SinkError::Ledger(_)
             | SinkError::NullKey(..)

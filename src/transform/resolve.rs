@@ -5,7 +5,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::chain::{InputTable, Param, Side};
-use crate::change::{Cell, Change, Relation, ReplicaIdentity, TupleBuilder};
+use crate::change::{Cell, Cells, Change, Relation, ReplicaIdentity, Tuple};
 use crate::postgres::array::ArrayText;
 use crate::postgres::ident::quote_ident;
 
@@ -130,16 +130,12 @@ pub(super) fn text_sql(value: &str, type_oid: u32, types_with_text_cast: &[u32])
 
 fn complete(change: &Change, missing: &[usize], row: &Row) -> Result<Change, tokio_postgres::Error> {
     let Some(new) = &change.new else { return Ok(change.clone()) };
-    let mut tuple = TupleBuilder::new();
-    for (cell, value) in new.cells().enumerate() {
+    let cells = new.cells().enumerate().map(|(cell, value)| {
         let place = missing.iter().position(|&m| m == cell).filter(|_| value == Cell::Unchanged);
-        match place {
-            Some(place) => {
-                let fetched: Option<&str> = row.try_get(place + 1)?;
-                tuple.push(fetched.map_or(Cell::Null, |text| Cell::Text(text.as_bytes())));
-            }
-            None => tuple.push(value),
-        }
-    }
-    Ok(Change { new: Some(tuple.build()), ..change.clone() })
+        let Some(place) = place else { return Ok(value) };
+        let fetched: Option<&str> = row.try_get(place + 1)?;
+        Ok(fetched.map_or(Cell::Null, |text| Cell::Text(text.as_bytes())))
+    });
+    let completed = Tuple::new(&cells.collect::<Result<Cells<'_>, _>>()?);
+    Ok(Change { new: Some(completed), ..change.clone() })
 }

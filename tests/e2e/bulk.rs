@@ -1,7 +1,7 @@
 //! Many new rows at once, which go in by COPY where that does what INSERT does: every value arrives as it is, a key that exists is
 //! updated all the same, and triggers, rules and what the output refuses count as they do for single rows.
 
-use super::harness::{Scenario, config};
+use super::harness::{Scenario, Trucker, config};
 
 /// More than are written one statement at a time.
 const MANY: &str = "generate_series(1, 400) i";
@@ -114,6 +114,56 @@ fn values_of_another_type_are_converted_as_their_text_is() {
     let casts = BINARY.iter().enumerate().map(|(at, (name, _))| format!(", c{at}::{name}::text"));
     let rows = format!("SELECT id{} FROM t", casts.collect::<String>());
     s.assert_same(&rows, &rows);
+}
+
+#[test]
+fn an_output_altered_while_it_runs_takes_no_bytes_of_the_types_it_had() {
+    let rows = |from: u32| {
+        format!(
+            "INSERT INTO t SELECT i, jsonb_build_object('k', i), i, i FROM generate_series({from}, {}) i",
+            from + 199
+        )
+    };
+    let s =
+        Scenario::new().tables("CREATE TABLE t (id int PRIMARY KEY, doc jsonb, n bigint, m int)").copies("t");
+    let mut trucker = s.run();
+    let until = |trucker: &mut Trucker, rows: u32| {
+        s.until_same(trucker, &format!("SELECT {rows}"), "SELECT count(*)::int FROM t");
+    };
+    s.until_following(&mut trucker, 1);
+    s.source.execute(&rows(1));
+    until(&mut trucker, 200);
+    // The bytes of each are bytes of the other type as well, and the server says nothing.
+    s.output.execute("ALTER TABLE t ALTER doc TYPE text, ALTER n TYPE float8, ALTER m TYPE real");
+    s.source.execute(&rows(1001));
+    until(&mut trucker, 400);
+    // Another table of that name, for another process.
+    trucker.terminate();
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 1);
+    s.output.execute(
+        "BEGIN; ALTER TABLE t RENAME TO before; CREATE TABLE t (id int PRIMARY KEY, doc text, n bigint, m int); COMMIT",
+    );
+    s.source.execute(&rows(2001));
+    until(&mut trucker, 200);
+    let read = |table, ids| format!("SELECT id, doc::text, n::text, m::text FROM {table} WHERE id {ids}");
+    s.assert_same(&read("t", "< 2000"), &read("before", "< 2000"));
+    s.assert_same(&read("t", "> 2000"), &read("t", "> 2000"));
+}
+
+#[test]
+fn an_output_that_lost_a_column_of_its_own_and_got_another_type_goes_on() {
+    let s = Scenario::new()
+        .on_source("CREATE TABLE t (id int PRIMARY KEY, n bigint)")
+        .on_output("CREATE TABLE t (id int PRIMARY KEY, n bigint, own text)")
+        .copies("t");
+    let mut trucker = s.run();
+    s.until_following(&mut trucker, 1);
+    s.output.execute("ALTER TABLE t DROP own, ALTER n TYPE float8");
+    for from in [1, 1001] {
+        s.source.execute(&format!("INSERT INTO t SELECT i, i FROM generate_series({from}, {from} + 199) i"));
+        s.until_same(&mut trucker, "SELECT id, n::text FROM t", "SELECT id, n::text FROM t");
+    }
 }
 
 #[test]

@@ -17,7 +17,8 @@ use crate::sink::{Checkpoint, CheckpointKey, DeadLetter, Goal, LoadColumn, SinkE
 
 /// A transaction whose COMMIT doesn't wait for the disk, nor for standbys. Rows and checkpoint are in it, so a crash of the output
 /// takes back both or none; [`Writer::flush`] waits, before anybody is told.
-const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+/// What is asked about the table sees what was committed before its lock was granted.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off";
 
 /// Writes rows and moves the checkpoint.
 pub struct Writer {

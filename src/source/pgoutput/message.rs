@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::cursor::Cursor;
 use super::{Context, DecodeError};
-use crate::change::{Cell, Column, Lsn, Relation, ReplicaIdentity, Tuple, TupleBuilder};
+use crate::change::{Cell, Cells, Column, Lsn, Relation, ReplicaIdentity, Tuple};
 
 /// The source's clock, in microseconds since the beginning of 2000, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -335,11 +335,8 @@ fn old_tuple(c: &mut Cursor<'_>, marker: u8, field: &'static str) -> Result<OldT
 
 fn decode_tuple(c: &mut Cursor<'_>) -> Result<Tuple, DecodeError> {
     let count = c.count("tuple column count")?;
-    let mut tuple = TupleBuilder::new();
-    for _ in 0..count {
-        tuple.push(decode_cell(c)?);
-    }
-    Ok(tuple.build())
+    let cells = (0..count).map(|_| decode_cell(c));
+    Ok(Tuple::new(&cells.collect::<Result<Cells<'_>, _>>()?))
 }
 
 fn decode_cell<'a>(c: &mut Cursor<'a>) -> Result<Cell<'a>, DecodeError> {
