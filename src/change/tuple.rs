@@ -43,6 +43,31 @@ const NULL: u32 = u32::MAX;
 const UNCHANGED: u32 = u32::MAX - 1;
 
 impl Tuple {
+    /// The tuple of these. Texts are copied in, so that a tuple pins no read buffer and its size is what it says; together they come to
+    /// less than 4 GiB, since a Postgres message is shorter than that.
+    pub fn new(cells: &[Cell<'_>]) -> Self {
+        let texts: usize = cells.iter().filter_map(|cell| cell.text()).map(<[u8]>::len).sum();
+        let mut bytes: Arc<[u8]> = repeat_n(0, texts + cells.len() * SLOT_BYTES + COUNT_BYTES).collect();
+        let all = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+        let (body, slots) = all.split_at_mut(texts);
+        let mut end = 0;
+        for (slot, cell) in slots.chunks_exact_mut(SLOT_BYTES).zip(cells) {
+            let numbers: Slot = match cell {
+                Cell::Null => [NULL; 2],
+                Cell::Unchanged => [UNCHANGED; 2],
+                Cell::Text(text) => {
+                    let start = end;
+                    end += text.len();
+                    body[start..end].copy_from_slice(text);
+                    [start as u32, end as u32]
+                }
+            };
+            slot.copy_from_slice(numbers.map(u32::to_ne_bytes).as_flattened());
+        }
+        all[texts + cells.len() * SLOT_BYTES..].copy_from_slice(&(cells.len() as u32).to_ne_bytes());
+        Tuple(bytes)
+    }
+
     /// Number of columns.
     pub fn len(&self) -> usize {
         number(&self.0, self.0.len() - COUNT_BYTES) as usize
@@ -100,33 +125,6 @@ impl fmt::Debug for Tuple {
 fn number(bytes: &[u8], place: usize) -> u32 {
     let four = bytes[place..].first_chunk().expect("slots and count are written whole");
     u32::from_ne_bytes(*four)
-}
-
-impl Tuple {
-    /// The tuple of these. Texts are copied in, so that a tuple pins no read buffer and its size is what it says; together they come to
-    /// less than 4 GiB, since a Postgres message is shorter than that.
-    pub fn new(cells: &[Cell<'_>]) -> Self {
-        let texts: usize = cells.iter().filter_map(|cell| cell.text()).map(<[u8]>::len).sum();
-        let mut bytes: Arc<[u8]> = repeat_n(0, texts + cells.len() * SLOT_BYTES + COUNT_BYTES).collect();
-        let all = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
-        let (body, slots) = all.split_at_mut(texts);
-        let mut end = 0;
-        for (slot, cell) in slots.chunks_exact_mut(SLOT_BYTES).zip(cells) {
-            let numbers: Slot = match cell {
-                Cell::Null => [NULL; 2],
-                Cell::Unchanged => [UNCHANGED; 2],
-                Cell::Text(text) => {
-                    let start = end;
-                    end += text.len();
-                    body[start..end].copy_from_slice(text);
-                    [start as u32, end as u32]
-                }
-            };
-            slot.copy_from_slice(numbers.map(u32::to_ne_bytes).as_flattened());
-        }
-        all[texts + cells.len() * SLOT_BYTES..].copy_from_slice(&(cells.len() as u32).to_ne_bytes());
-        Tuple(bytes)
-    }
 }
 
 /// Cells on their way into a tuple, mostly not so many that they need memory of their own.

@@ -90,7 +90,7 @@ impl Room {
         let pipelines = pipelines.max(1);
         let shared_bytes = BYTES_MAX / 2;
         Room {
-            own_bytes: (BYTES_MAX / 2 / pipelines).max(OWN_BYTES_MIN),
+            own_bytes: ((BYTES_MAX - shared_bytes) / pipelines).max(OWN_BYTES_MIN),
             shared_bytes,
             shared: Arc::new(Semaphore::new(shared_bytes)),
             // What a batch becomes stays with its pipeline until it is written. All of them are rarely busy, so batches needn't
@@ -104,11 +104,7 @@ impl Room {
         let (sender, receiver) = mpsc::unbounded_channel();
         let own = Arc::new(Semaphore::new(self.own_bytes));
         let receiver = QueueReceiver { receiver, own: own.clone(), pending: None };
-        let shared = self.shared.clone();
-        (
-            QueueSender { sender, own, own_bytes: self.own_bytes, shared_bytes: self.shared_bytes, shared },
-            receiver,
-        )
+        (QueueSender { sender, own, room: self.clone() }, receiver)
     }
 }
 
@@ -117,9 +113,7 @@ impl Room {
 pub struct QueueSender {
     sender: mpsc::UnboundedSender<Piece>,
     own: Arc<Semaphore>,
-    own_bytes: usize,
-    shared_bytes: usize,
-    shared: Arc<Semaphore>,
+    room: Room,
 }
 
 /// The pipeline's end. Dropping it tells the source that the pipeline has left the stream.
@@ -137,19 +131,19 @@ pub struct Closed;
 impl QueueSender {
     /// Waits until there is room, and puts the piece in.
     pub async fn send(&self, mut piece: Piece) -> Result<(), Closed> {
-        piece.permit = Some(self.room(piece.size()).await?);
+        piece.permit = Some(self.permit(piece.size()).await?);
         self.sender.send(piece).map_err(|_| Closed)
     }
 
     /// A piece that is larger than all there is takes all there is.
-    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Closed> {
-        let of_own = bytes.min(self.own_bytes) as u32;
+    async fn permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Closed> {
+        let of_own = bytes.min(self.room.own_bytes) as u32;
         if let Ok(permit) = self.own.clone().try_acquire_many_owned(of_own) {
             return Ok(permit);
         }
-        let of_shared = bytes.min(self.shared_bytes) as u32;
+        let of_shared = bytes.min(self.room.shared_bytes) as u32;
         if !self.own.is_closed()
-            && let Ok(permit) = self.shared.clone().try_acquire_many_owned(of_shared)
+            && let Ok(permit) = self.room.shared.clone().try_acquire_many_owned(of_shared)
         {
             return Ok(permit);
         }

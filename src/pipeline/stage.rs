@@ -55,7 +55,7 @@ pub struct Stage {
     compiled: Vec<Arc<Compiled>>,
     gather: Gather,
     lineage: Lineage,
-    widened: Vec<Widened>,
+    widened: Vec<Arc<Widened>>,
     /// The last batch was visible on the source as soon as it was looked for.
     is_prompt: bool,
     /// Rows have gone to load.sql since it last ran.
@@ -142,7 +142,7 @@ impl Stage {
             match part.entry {
                 Entry::Change(change) => segment.push((stamp, self.widen(change).await?)),
                 Entry::Truncate(relation) => {
-                    let relation = self.widened(&relation).await?.wide;
+                    let relation = self.widened(&relation).await?.wide.clone();
                     self.changes(std::mem::take(&mut segment)).await?;
                     self.truncate(stamp, &relation).await?;
                 }

@@ -36,7 +36,10 @@ impl ToSql for Array {
     ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         match self {
             Array::Text(array) => array.to_sql(ty, out),
-            Array::Binary(array) => array.to_sql(ty, out),
+            Array::Binary(ArrayBinary(bytes)) => {
+                out.extend_from_slice(bytes);
+                Ok(IsNull::No)
+            }
         }
     }
 
@@ -68,15 +71,8 @@ impl ArrayBinary {
         let (mut count, mut has_null) = (0_u32, 0_u32);
         for value in values {
             count += 1;
-            let place = bytes.len();
-            bytes.extend_from_slice(&(-1_i32).to_be_bytes());
-            let Some(text) = value else {
-                has_null = 1;
-                continue;
-            };
-            element.form.encode(text, &mut bytes)?;
-            let length = i32::try_from(bytes.len() - place - 4).ok()?;
-            bytes[place..place + 4].copy_from_slice(&length.to_be_bytes());
+            has_null |= u32::from(value.is_none());
+            element.form.push(value, &mut bytes)?;
         }
         let head = [u32::from(count > 0), has_null, element.oid, count, 1].map(u32::to_be_bytes);
         // An empty array has no dimension.
@@ -84,15 +80,6 @@ impl ArrayBinary {
         bytes[..HEAD_BYTES].copy_from_slice(head.as_flattened());
         bytes.truncate(bytes.len() - HEAD_BYTES + length);
         Some(ArrayBinary(bytes))
-    }
-
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.extend_from_slice(&self.0);
-        Ok(IsNull::No)
     }
 }
 

@@ -103,6 +103,18 @@ impl Binary {
         })
     }
 
+    /// Appends a value as arrays and COPY hold it: its length, -1 for NULL, and its binary form. None as with [`encode`](Self::encode).
+    pub fn push(self, value: Option<&[u8]>, out: &mut Vec<u8>) -> Option<()> {
+        let place = out.len();
+        out.extend_from_slice(&(-1_i32).to_be_bytes());
+        if let Some(text) = value {
+            self.encode(text, out)?;
+            let length = i32::try_from(out.len() - place - 4).ok()?;
+            out[place..place + 4].copy_from_slice(&length.to_be_bytes());
+        }
+        Some(())
+    }
+
     /// Appends the binary form of a value. None, and `out` may hold a part of it, where the text isn't one that is known to mean
     /// the same.
     pub fn encode(self, text: &[u8], out: &mut Vec<u8>) -> Option<()> {

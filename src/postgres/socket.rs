@@ -38,7 +38,28 @@ pub enum PlainSocket {
     Bulk(BulkSocket),
 }
 
+/// What either of them forwards to.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+impl PlainSocket {
+    fn stream(&mut self) -> Pin<&mut dyn Stream> {
+        match self {
+            PlainSocket::Tcp(stream) => Pin::new(stream),
+            PlainSocket::Unix(stream) => Pin::new(stream),
+            PlainSocket::Bulk(stream) => Pin::new(stream),
+        }
+    }
+}
+
 impl Wire {
+    fn stream(&mut self) -> Pin<&mut dyn Stream> {
+        match self {
+            Wire::Plain(stream) => Pin::new(stream),
+            Wire::Tls(stream) => Pin::new(stream),
+        }
+    }
+
     /// From now on, what comes in quick succession over TCP is read many messages at a time. Not over a Unix socket: its buffer holds few
     /// messages, however short, so the server would wait for us instead.
     pub fn read_in_bulk(&mut self) -> io::Result<()> {
@@ -101,33 +122,21 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Wire::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        self.get_mut().stream().poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Wire::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        self.get_mut().stream().poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Wire::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
+        self.get_mut().stream().poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        self.get_mut().stream().poll_shutdown(context)
     }
 }
 
@@ -137,37 +146,21 @@ impl AsyncRead for PlainSocket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            PlainSocket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            PlainSocket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            PlainSocket::Bulk(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        self.get_mut().stream().poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for PlainSocket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            PlainSocket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            PlainSocket::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-            PlainSocket::Bulk(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        self.get_mut().stream().poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            PlainSocket::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            PlainSocket::Unix(stream) => Pin::new(stream).poll_flush(context),
-            PlainSocket::Bulk(stream) => Pin::new(stream).poll_flush(context),
-        }
+        self.get_mut().stream().poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            PlainSocket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            PlainSocket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            PlainSocket::Bulk(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        self.get_mut().stream().poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -175,11 +168,7 @@ impl AsyncWrite for PlainSocket {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            PlainSocket::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-            PlainSocket::Unix(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-            PlainSocket::Bulk(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-        }
+        self.get_mut().stream().poll_write_vectored(context, bytes)
     }
 
     // TLS has many records to write at once.

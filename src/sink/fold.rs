@@ -17,7 +17,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::row::{Key, Layout, Row};
-use super::write::{By, Put, Write};
+use super::write::{By, Put, Removal, Write};
 use crate::change::{Cell, Tuple};
 
 /// What the fold may rely on.
@@ -30,9 +30,6 @@ pub struct Rules {
     /// A delete must not overtake a put, nor one kind of put another.
     pub is_ordered: bool,
 }
-
-/// A key whose rows go, and the keys of those that stay.
-type Removal = (Key, Vec<Key>);
 
 /// Rows to be put, mostly one.
 pub type Puts = SmallVec<[(Put, Row); 1]>;

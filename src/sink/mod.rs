@@ -24,4 +24,4 @@ pub use load::{Load, LoadColumn, Words};
 pub use output::{Output, Target, Writer};
 pub use request::{Asked, Request};
 pub use row::{Key, Layout, Row};
-pub use write::{By, Put, Write, Writes};
+pub use write::{By, Put, Removal, Write, Writes};

@@ -37,6 +37,9 @@ pub enum Writes {
     Versions(Vec<Versioned>),
 }
 
+/// A key whose rows go, and the keys of those that stay.
+pub type Removal = (Key, Vec<Key>);
+
 /// One statement's worth.
 #[derive(Debug, Clone)]
 pub enum Write {
@@ -47,7 +50,7 @@ pub enum Write {
         /// What the keys are of.
         by: By,
         /// No key twice.
-        keys: Vec<(Key, Vec<Key>)>,
+        keys: Vec<Removal>,
     },
     /// Put rows. But for `Insert`, no key comes twice.
     Put {

@@ -14,17 +14,16 @@ use crate::postgres::ident::{quote_ident, quote_idents};
 use super::Stage;
 
 /// A relation as it was sent, and as the table is now.
-#[derive(Clone)]
 pub(super) struct Widened {
     sent: Arc<Relation>,
     pub(super) wide: Arc<Relation>,
     /// Cells of another type now.
-    retyped: Arc<[usize]>,
+    retyped: Vec<usize>,
 }
 
 impl Stage {
     /// The relation, brought up to what the table is now.
-    pub(super) async fn widened(&mut self, relation: &Arc<Relation>) -> Checked<Widened> {
+    pub(super) async fn widened(&mut self, relation: &Arc<Relation>) -> Checked<Arc<Widened>> {
         if let Some(known) = self.widened.iter().find(|known| Arc::ptr_eq(&known.sent, relation)) {
             return Ok(known.clone());
         }
@@ -34,7 +33,7 @@ impl Stage {
         let key = table.primary_key().unwrap_or_default();
         let retyped = wide.bring_up_to(table.relation().columns, self.heals(), key);
         let wide = if wide == **relation { relation.clone() } else { Arc::new(wide) };
-        let widened = Widened { sent: relation.clone(), wide, retyped: retyped.into() };
+        let widened = Arc::new(Widened { sent: relation.clone(), wide, retyped });
         self.widened.retain(|known| known.sent.oid != relation.oid);
         self.widened.push(widened.clone());
         Ok(widened)
@@ -43,14 +42,9 @@ impl Stage {
     /// A change from before the table got columns, or got them with another type: their values weren't sent, or not as
     /// they are now, and are read where they are needed.
     pub(super) async fn widen(&mut self, change: Arc<Change>) -> Checked<Arc<Change>> {
-        let is_whole = |known: &Widened| {
-            Arc::ptr_eq(&known.sent, &change.relation) && Arc::ptr_eq(&known.wide, &known.sent)
-        };
-        if self.widened.iter().any(is_whole) {
-            return Ok(change);
-        }
-        let Widened { wide, retyped, .. } = self.widened(&change.relation).await?;
-        if Arc::ptr_eq(&wide, &change.relation) {
+        let widened = self.widened(&change.relation).await?;
+        let Widened { wide, retyped, .. } = &*widened;
+        if Arc::ptr_eq(wide, &change.relation) {
             return Ok(change);
         }
         let more = wide.columns.len() - change.relation.columns.len();
@@ -60,7 +54,7 @@ impl Stage {
             let cells = cells.map(|(at, cell)| if retyped.contains(&at) { Cell::Unchanged } else { cell });
             cells.chain(repeat_n(Cell::Unchanged, more)).collect()
         });
-        Ok(Arc::new(Change { relation: wide, operation: change.operation, old, new }))
+        Ok(Arc::new(Change { relation: wide.clone(), operation: change.operation, old, new }))
     }
 }
 

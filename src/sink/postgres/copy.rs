@@ -9,7 +9,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use tokio_postgres::CopyInSink;
 
-use super::statement::Target;
+use super::statement::{Target, copy_sql};
 use super::writer::Writer;
 use crate::config::Action;
 use crate::postgres::ident::{quote_ident, quote_idents};
@@ -69,9 +69,7 @@ impl Writer {
             Some(target) if fill.staging.is_none() => target.table.sql(),
             _ => fill.staging_sql(),
         };
-        let columns = quote_idents(fill.columns.iter().map(String::as_str));
-        let format = if fill.is_binary { " (FORMAT binary)" } else { "" };
-        let sql = format!("COPY {table} ({columns}) FROM STDIN{format}");
+        let sql = copy_sql(&table, fill.columns.iter().map(String::as_str), fill.is_binary);
         let copy = self.client().copy_in(&sql).await.map_err(SinkError::at("copying into the output"))?;
         Ok(Box::pin(copy))
     }

@@ -17,7 +17,7 @@ use super::{checkpoint, lines, rows};
 use crate::change::Tuple;
 use crate::postgres::array::Array;
 use crate::postgres::binary::{Binary, Element};
-use crate::sink::{By, Key, Layout, Put, Row, SinkError, Write};
+use crate::sink::{By, Key, Layout, Put, Removal, Row, SinkError, Write};
 
 /// From so many rows on, COPY is worth its second round trip.
 const COPY_ROWS_MIN: usize = 50;
@@ -254,9 +254,6 @@ impl Writer {
         }
     }
 }
-
-/// A key whose rows go, and the keys of those that stay.
-type Removal = (Key, Vec<Key>);
 
 /// Rows in parts that a statement may be given, in order.
 fn split<T>(mut rows: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {

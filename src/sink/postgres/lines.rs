@@ -10,7 +10,7 @@ use tokio_postgres::CopyInSink;
 use crate::change::{Cell, Tuple};
 
 /// What is sent at a time.
-const PART_BYTES: usize = 64 * 1024;
+pub(super) const PART_BYTES: usize = 64 * 1024;
 
 /// Sends these cells of the rows, and waits until the server has taken them all.
 pub async fn send(
@@ -21,13 +21,18 @@ pub async fn send(
     let mut part = Vec::with_capacity(PART_BYTES);
     for tuple in rows {
         push_line(&mut part, tuple, cells);
-        if part.len() > PART_BYTES * 9 / 10 {
-            let full = std::mem::replace(&mut part, Vec::with_capacity(PART_BYTES));
-            copy.send(Bytes::from(full)).await?;
+        if let Some(full) = take_full(&mut part) {
+            copy.send(full).await?;
         }
     }
     copy.send(Bytes::from(part)).await?;
     copy.as_mut().finish().await.map(drop)
+}
+
+/// The part, once it is about full; another is begun then.
+pub(super) fn take_full(part: &mut Vec<u8>) -> Option<Bytes> {
+    let is_full = part.len() > PART_BYTES * 9 / 10;
+    is_full.then(|| Bytes::from(std::mem::replace(part, Vec::with_capacity(PART_BYTES))))
 }
 
 fn push_line(out: &mut Vec<u8>, tuple: &Tuple, cells: &[usize]) {

@@ -8,11 +8,10 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::CopyInSink;
 
-use crate::change::{Cell, Tuple};
+use super::lines::{PART_BYTES, take_full};
+use crate::change::Tuple;
 use crate::postgres::binary::Binary;
 
-/// What is sent at a time.
-const PART_BYTES: usize = 64 * 1024;
 /// Whether all values have a binary form is known at the end; more is not held until then.
 const ROWS_BYTES_MAX: usize = 8 << 20;
 /// Signature, no flags, no extension.
@@ -33,12 +32,9 @@ pub fn encode(rows: &[Tuple], cells: &[usize], forms: &[Option<Binary>]) -> Opti
     for tuple in rows {
         part.extend_from_slice(&count.to_be_bytes());
         for (&cell, form) in cells.iter().zip(&forms) {
-            push_value(&mut part, tuple.cell(cell), *form)?;
+            form.push(tuple.cell(cell).text(), &mut part)?;
         }
-        if part.len() > PART_BYTES * 9 / 10 {
-            let full = std::mem::replace(&mut part, Vec::with_capacity(PART_BYTES));
-            parts.push(Bytes::from(full));
-        }
+        parts.extend(take_full(&mut part));
     }
     part.extend_from_slice(&TRAILER.to_be_bytes());
     parts.push(Bytes::from(part));
@@ -56,20 +52,10 @@ pub async fn send(
     copy.as_mut().finish().await.map(drop)
 }
 
-fn push_value(out: &mut Vec<u8>, cell: Cell<'_>, form: Binary) -> Option<()> {
-    let place = out.len();
-    out.extend_from_slice(&(-1_i32).to_be_bytes());
-    if let Cell::Text(text) = cell {
-        form.encode(text, out)?;
-        let length = i32::try_from(out.len() - place - 4).ok()?;
-        out[place..place + 4].copy_from_slice(&length.to_be_bytes());
-    }
-    Some(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Cell;
 
     #[test]
     fn rows_are_whole_or_left_to_text() {

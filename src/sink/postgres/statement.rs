@@ -186,9 +186,7 @@ impl Target {
     }
 
     fn copy(&self, columns: &[String], is_binary: bool) -> String {
-        let names = quote_idents(columns.iter().map(String::as_str));
-        let form = if is_binary { " (FORMAT binary)" } else { "" };
-        format!("COPY {} ({names}) FROM STDIN{form}", self.table.sql())
+        copy_sql(&self.table.sql(), columns.iter().map(String::as_str), is_binary)
     }
 
     /// Columns that an update may set: not the key's, and not those that only the table itself may fill.
@@ -257,6 +255,12 @@ impl Target {
         }
         sql
     }
+}
+
+/// A COPY into these columns of a relation, as SQL names it.
+pub fn copy_sql<'a>(relation: &str, columns: impl Iterator<Item = &'a str>, is_binary: bool) -> String {
+    let form = if is_binary { " (FORMAT binary)" } else { "" };
+    format!("COPY {relation} ({}) FROM STDIN{form}", quote_idents(columns))
 }
 
 /// `o.a = … AND o.b = …`

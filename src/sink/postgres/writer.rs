@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio_postgres::{Client, Statement};
 
-use super::statement::{Shape, Target};
+use super::statement::{Shape, Target, copy_sql};
 use super::{checkpoint, dead_letter, lines};
 use crate::change::{Lsn, Tuple};
 use crate::checkpoint::Seam;
 use crate::failpoint;
 use crate::postgres::Session;
-use crate::postgres::ident::{quote_ident, quote_idents};
+use crate::postgres::ident::quote_ident;
 use crate::sink::{Checkpoint, CheckpointKey, DeadLetter, Goal, LoadColumn, SinkError, Write};
 
 /// A transaction whose COMMIT doesn't wait for the disk, nor for standbys. Rows and checkpoint are in it, so a crash of the output
@@ -274,8 +274,8 @@ impl Writer {
         relation: &str,
         columns: &[LoadColumn],
     ) -> Result<std::pin::Pin<Box<tokio_postgres::CopyInSink<Bytes>>>, SinkError> {
-        let names = quote_idents(columns.iter().map(|c| c.name.as_str()));
-        let sql = format!("COPY pg_temp.{relation} ({names}) FROM STDIN");
+        let columns = columns.iter().map(|c| c.name.as_str());
+        let sql = copy_sql(&format!("pg_temp.{relation}"), columns, false);
         let copy = self.client().copy_in(&sql).await.map_err(SinkError::at("handing rows to load.sql"))?;
         Ok(Box::pin(copy))
     }
